@@ -1,0 +1,41 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+export FLWR_TELEMETRY_ENABLED = 0
+export FLWR_DISABLE_UPDATE_CHECK = 1
+export RAY_USAGE_STATS_ENABLED = 0
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: install ## four pretend hospitals arrive one after another: train, evaluate, write the report
+	$(BIN)/python run_sim.py run configs/quickstart.yaml
+
+test: install ## the tests
+	$(BIN)/python -m pytest
+
+check: install ## style, types, and the layer test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+bench: install ## the benchmarks: overhead over a bare loop, and the order of the memory policies
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/memory_order.py
+
+install: $(VENV)/.installed ## the virtual environment with everything that requirements.txt pins
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+clean: ## remove the runs and the virtual environment
+	rm -rf runs $(VENV)
+
+.PHONY: help run test check bench install clean
+.DEFAULT_GOAL := help

@@ -1,0 +1,52 @@
+"""The Flower ClientApp of a site: the same under Ray and at a real hospital.
+
+Its node config names the site (`site-name`), its folder (`site-folder`) and where its settings are: `site-file`, a YAML
+file on the hospital's own disk, or, in a simulation, the entry that the run's config embeds. The run config's `config`
+is the recipe.
+"""
+
+import os
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.work import Site
+from configs.load import load_run, load_site
+from wire import pack_reply, unpack_order
+
+app = ClientApp()
+
+
+@app.query()
+@app.train()
+@app.evaluate()
+def answer(message: Message, context: Context) -> Message:
+    """Unpack the order, do it, pack the reply. What goes wrong is raised and reaches the server as an error."""
+    order, weights = unpack_order(message.content)
+    return Message(pack_reply(_site(context).answer(order, weights)), reply_to=message)
+
+
+def _site(context: Context) -> Site:
+    facts = context.node_config
+    for key in ("site-name", "site-folder"):
+        if key not in facts:
+            raise ValueError(f"the node config lacks {key!r} (flower-supernode --node-config)")
+    return _open(str(facts["site-name"]), str(facts["site-folder"]), str(facts.get("site-file", "")), _recipe(context))
+
+
+def _recipe(context: Context) -> str:
+    return str(context.run_config.get("config", "configs/quickstart.yaml"))
+
+
+@lru_cache(maxsize=256)
+def _open(name: str, folder: str, site_file: str, config: str) -> Site:
+    run = load_run(Path(config))
+    if not site_file and name not in run.sites:
+        raise ValueError(f"site {name!r} has no site file, and {config} does not embed one")
+    site = load_site(Path(site_file)) if site_file else run.sites[name]
+    return Site(name, site, run, Path(folder))

@@ -1,0 +1,208 @@
+"""A site's cases: which there are, which are for training and which for testing, and in which order they arrive.
+
+Pre-processing is clients/prepare.py; cutting patches is clients/patches.py.
+"""
+
+import ast
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from configs.load import nearest
+from configs.schema import Selection, SiteFile, Split
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume with its label, on the site's disk."""
+
+    name: str
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class SiteCases:
+    """A site's cases, split by subject. `train` is the stream: in order of arrival."""
+
+    train: tuple[Case, ...]
+    validation: tuple[Case, ...]
+    test: tuple[Case, ...]
+    labels: dict[str, tuple[int, ...]]
+    """Annotated class -> its values in the label files, in the site's own order."""
+    domains: dict[str, str]
+    """{case: scanner, protocol or origin}, for the cases of which the site says it."""
+
+
+Source = Callable[[Path], tuple[list[Case], dict[str, tuple[int, ...]]]]
+
+
+def read_msd(root: Path) -> tuple[list[Case], dict[str, tuple[int, ...]]]:
+    """A Medical Segmentation Decathlon folder: its training cases as listed, and {class: values} without background."""
+    listing = _read_json(root / "dataset.json")
+    try:
+        labels: dict[str, tuple[int, ...]] = {
+            str(name): (int(value),) for value, name in listing["labels"].items() if int(value) != 0
+        }
+        cases = [_msd_case(root, entry["image"], entry["label"]) for entry in listing["training"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{root / 'dataset.json'}: not an MSD data set ({type(error).__name__}: {error})") from None
+    return cases, labels
+
+
+def _msd_case(root: Path, image: str, label: str) -> Case:
+    name = Path(image).name.removesuffix(".gz").removesuffix(".nii")
+    return Case(name, root / image, root / label)
+
+
+SOURCES: dict[str, Source] = {"msd": read_msd}
+"""Where cases may come from; a new source is one function and one line."""
+
+
+def site_cases(name: str, site: SiteFile, seed: int) -> SiteCases:
+    """What site `name` has: selected, split by subject, in order of arrival.
+
+    Raises:
+        ValueError: folder, selection, split or label names do not fit; the message names the site.
+    """
+    try:
+        return _site_cases(name, site, seed)
+    except ValueError as error:
+        raise ValueError(f"site {name!r}: {error}") from None
+
+
+def _site_cases(name: str, site: SiteFile, seed: int) -> SiteCases:
+    if site.source not in SOURCES:
+        raise ValueError(f"there is no source {site.source!r}; {nearest(site.source, SOURCES)}")
+    if site.root is None:
+        raise ValueError("has no data folder (`root`, or `data.root` for all sites)")
+    if not site.root.is_dir():
+        raise ValueError(f"the data folder {site.root} does not exist")
+    cases, listed_labels = SOURCES[site.source](site.root)
+    if site.cases is not None:
+        chosen = _select(site.root, site.cases)
+        cases = [case for case in cases if case.name in chosen]
+    if not cases:
+        raise ValueError(f"no case of {site.root} is selected")
+    train, validation, test = _split(cases, site.split or Split(), site.root)
+    if site.order == "shuffled":
+        train = [train[i] for i in np.random.default_rng([seed, crc32(name.encode())]).permutation(len(train))]
+    domains = {} if site.domains is None else _values(site.root, site.domains)
+    return SiteCases(
+        tuple(train[: site.max_cases]) if site.learns else (),
+        tuple(validation),
+        tuple(test),
+        _annotated(site, listed_labels),
+        {case.name: str(domains[case.name]) for case in cases if case.name in domains},
+    )
+
+
+def _annotated(site: SiteFile, listed: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    labels = dict(listed)
+    if site.labels is not None:
+        labels = {name: (value,) if isinstance(value, int) else tuple(value) for name, value in site.labels.items()}
+    for name in site.annotates or ():
+        if name not in labels:
+            raise ValueError(f"annotates {name!r}, which its labels do not have; {nearest(name, labels)}")
+    return {name: labels[name] for name in (site.annotates if site.annotates is not None else labels)}
+
+
+# Splitting by subject --------------------------------------------------------------------------------------------------
+
+
+def _split(cases: list[Case], split: Split, root: Path) -> tuple[list[Case], list[Case], list[Case]]:
+    subject = {case.name: subject_of(case.name, split.subject) for case in cases}
+    if isinstance(split.test, Selection):
+        test = {subject[case.name] for case in cases if case.name in _select(root, split.test)}
+    else:
+        test = _share(set(subject.values()), split.test)
+    validation = _share(set(subject.values()) - test, split.validation)
+    return (
+        [case for case in cases if subject[case.name] not in test | validation],
+        [case for case in cases if subject[case.name] in validation],
+        [case for case in cases if subject[case.name] in test],
+    )
+
+
+def _share(subjects: set[str], share: float) -> set[str]:
+    """A share of the subjects that depends on their names alone: the same in every run and for every seed."""
+    ranked = sorted(subjects, key=lambda subject: (crc32(f"split {subject}".encode()), subject))
+    return set(ranked[: ceil(share * len(ranked))])
+
+
+def subject_of(case: str, rule: str | None) -> str:
+    """The subject of a case: by arithmetic on `id`, the last number in its name; without a rule the case itself.
+
+    >>> subject_of("hippocampus_036", "(id + 1) // 2")
+    '18'
+    """
+    if rule is None:
+        return case
+    numbers = re.findall(r"\d+", case)
+    if not numbers:
+        raise ValueError(f"split.subject: case {case!r} has no number for the rule {rule!r}")
+    try:
+        return str(_arithmetic(ast.parse(rule, mode="eval").body, int(numbers[-1])))
+    except (SyntaxError, ZeroDivisionError):
+        raise ValueError(f"split.subject: {rule!r} is not arithmetic on `id`") from None
+
+
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+
+
+def _arithmetic(node: ast.expr, number: int) -> int:
+    match node:
+        case ast.Name(id="id"):
+            return number
+        case ast.Constant(value=int(value)):
+            return value
+        case ast.BinOp(left, op, right) if type(op) in _OPERATORS:
+            return int(_OPERATORS[type(op)](_arithmetic(left, number), _arithmetic(right, number)))
+    raise ValueError(f"split.subject: only id, whole numbers and + - * // % are understood, not {ast.unparse(node)!r}")
+
+
+# Selections ---------------------------------------------------------------------------------------------------------------
+
+
+def _select(root: Path, selection: Selection) -> set[str]:
+    """The cases to which a selection's file gives its value."""
+    values = _values(root, selection)
+    return {case for case, value in values.items() if selection.value is None or value == selection.value}
+
+
+def _values(root: Path, selection: Selection) -> dict[str, Any]:
+    listing = _read_json(root / selection.file)
+    if selection.key not in listing:
+        raise ValueError(f"{root / selection.file} has no {selection.key!r}; {nearest(selection.key, listing)}")
+    values = listing[selection.key]
+    if isinstance(values, dict):
+        return values
+    if isinstance(values, list):
+        return dict.fromkeys((str(case) for case in values), None)
+    raise ValueError(f"{root / selection.file}: {selection.key!r} is neither a list of cases nor {{case: value}}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold a JSON object")
+    return tree

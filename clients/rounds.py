@@ -1,0 +1,137 @@
+"""A site's round: its next cases go into the memory, and the model trains on what the memory holds."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.random import Generator
+
+from clients.augment import augment
+from clients.losses import class_weights, targets
+from clients.patches import cut_batch
+from clients.prepare import Volume
+from clients.train import Step, Trainer
+from configs.schema import Memory, Train
+from memory.policy import MemoryPolicy
+from memory.sample import Sample
+
+Watch = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Round:
+    """Everything one round needs; `run` does it, and the memory afterwards is in `samples`."""
+
+    trainer: Trainer
+    policy: MemoryPolicy
+    quota: int
+    train: Train
+    memory: Memory
+    labels: Mapping[str, Sequence[int]]
+    """Annotated class -> label values."""
+    volume: Callable[[str], Volume]
+    rng: Generator
+    samples: list[Sample]
+    watch: Watch
+    draws: int = 0
+    planned: int = 0
+    loss_sum: float = 0.0
+    loss_weight: float = 0.0
+    _weights: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def run(self, arriving: Sequence[Sample], stream_left: int) -> None:
+        """Insert B cases, cut to the quota, do S steps of batch B; with nothing arriving, replay."""
+        self.samples = self.policy.keep(self.samples, self.quota, self.rng)
+        groups = [arriving[i : i + self.train.batch] for i in range(0, len(arriving), self.train.batch)]
+        self.planned = sum(map(self._steps_for, groups)) if groups else self.train.replay_steps
+        for i, group in enumerate(groups):
+            self.samples = self.policy.keep([*self.samples, *group], self.quota, self.rng)
+            more_to_come = stream_left > 0 or i + 1 < len(groups)
+            if self.memory.fill_first and len(self.samples) < self.quota and more_to_come:
+                continue
+            self._train(self._steps_for(group))
+        if not groups and self.samples:
+            self._train(self.train.replay_steps)
+
+    def _steps_for(self, group: Sequence[Sample]) -> int:
+        """S draws per case, so S steps for B cases, and fewer for the last few."""
+        return ceil(self.train.sampling_rate * len(group) / self.train.batch)
+
+    def _train(self, steps: int) -> None:
+        for _ in range(steps):
+            drawn = self.policy.draw(self.samples, self.train.batch, self.rng)
+            told = self._step(drawn)
+            self.draws += len(drawn)
+            if told is not None:
+                self._learn(drawn, told)
+            self.watch(self.facts())
+
+    def _step(self, drawn: Sequence[Sample]) -> Step | None:
+        volumes = [self.volume(sample.case) for sample in drawn]
+        values = list(self.labels.values())
+        image, label = cut_batch(volumes, values, self.train.patch, self.train.foreground, self.rng)
+        device = self.trainer.device
+        image_BCXYZ, label_BXYZ = torch.from_numpy(image).to(device).float(), torch.from_numpy(label).to(device)
+        image_BCXYZ, label_BXYZ = augment(image_BCXYZ, label_BXYZ, self.train.augment, self.rng)
+        weight_BT = torch.from_numpy(np.stack([self._class_weights(volume) for volume in volumes])).to(device)
+        return self.trainer.step(image_BCXYZ, targets(label_BXYZ, values), weight_BT)
+
+    def _class_weights(self, volume: Volume) -> np.ndarray:
+        if volume.case not in self._weights:
+            absent = 1.0 if self.train.absent_weight == "one" else 0.0
+            self._weights[volume.case] = class_weights([volume.voxels(v) for v in self.labels.values()], absent)
+        return self._weights[volume.case]
+
+    def _learn(self, drawn: Sequence[Sample], told: Step) -> None:
+        uncertainty_B = told.bce_B if self.memory.uncertainty == "loss" else told.entropy_B
+        for i, sample in enumerate(drawn):
+            sample.visit(float(told.bce_B[i]), float(uncertainty_B[i]), told.feature_BE[i])
+        self.loss_sum += float(told.loss_B.sum())
+        self.loss_weight += len(drawn)
+
+    def facts(self) -> dict[str, Any]:
+        """What the round has done so far, as sums and weights."""
+        return {
+            "steps": self.trainer.steps,
+            "planned": self.planned,
+            "dropped": self.trainer.dropped,
+            "loss_sum": self.loss_sum,
+            "loss_weight": self.loss_weight,
+            "memory": len(self.samples),
+            "budget": self.quota,
+            "memory_classes": dict(sorted(Counter(c for s in self.samples for c in s.classes).items())),
+            "memory_domains": dict(sorted(Counter(s.domain for s in self.samples if s.domain).items())),
+            "memory_arrived": [sample.arrived for sample in self.samples],
+        }
+
+
+def new_samples(
+    cases: Sequence[str],
+    first: int,
+    seed: int,
+    site: str,
+    volume: Callable[[str], Volume],
+    labels: Mapping[str, Sequence[int]],
+    domains: Mapping[str, str],
+) -> Iterator[Sample]:
+    """The stream's next cases as samples; `first` is the stream position of the first of them."""
+    for arrived, case in enumerate(cases, first):
+        yield Sample(
+            case=case,
+            arrived=arrived,
+            key=float(np.random.default_rng([seed, crc32(site.encode()), crc32(case.encode())]).random()),
+            classes=frozenset(name for name, values in labels.items() if volume(case).voxels(values)),
+            domain=domains.get(case),
+        )
+
+
+def timer() -> Callable[[], float]:
+    """Seconds since now."""
+    start = time.perf_counter()
+    return lambda: time.perf_counter() - start

@@ -1,0 +1,74 @@
+"""A site's state between rounds, on its own disk: one folder per (run, round), whole or absent.
+
+An order for round r starts from the newest snapshot before r, whatever happened since: asked twice, a site does the
+same work twice and gives the same reply.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from memory import store
+from memory.sample import Sample
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a site remembers of its rounds so far."""
+
+    cursor: int = 0
+    """How many cases of the stream have arrived."""
+    served: int = 0
+    """In how many rounds the site was present."""
+    samples: tuple[Sample, ...] = ()
+    moments: dict[str, NDArray] = field(default_factory=dict)
+    """The optimizer's state by tensor name."""
+
+
+def before(folder: Path, run: str, round: int) -> Snapshot:
+    """The state before a round; empty if the site has not yet taken part in this run."""
+    earlier = [number for number in _rounds(folder / run) if number < round]
+    return _read(folder / run / _name(max(earlier))) if earlier else Snapshot()
+
+
+def commit(folder: Path, run: str, round: int, state: Snapshot, keep: int) -> None:
+    """Write the state after a round, atomically; later rounds are undone, the oldest beyond `keep` + 1 dropped."""
+    place = folder / run
+    place.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place))
+    store.save(state.samples, draft)
+    save_file(state.moments, draft / "optimizer.safetensors")
+    facts = {"cursor": state.cursor, "served": state.served}
+    (draft / "state.json").write_text(json.dumps(facts))
+    for number in _rounds(place):
+        if number >= round:
+            shutil.rmtree(place / _name(number))
+    os.replace(draft, place / _name(round))
+    for number in sorted(_rounds(place))[: -(keep + 1)]:
+        shutil.rmtree(place / _name(number))
+    for stale in place.glob(".draft-*"):
+        shutil.rmtree(stale)
+
+
+def _read(place: Path) -> Snapshot:
+    try:
+        facts = json.loads((place / "state.json").read_text())
+        moments = load_file(place / "optimizer.safetensors")
+        return Snapshot(facts["cursor"], facts["served"], tuple(store.load(place)), moments)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ValueError(f"the snapshot {place} cannot be read ({error})") from None
+
+
+def _rounds(place: Path) -> list[int]:
+    return [int(path.name) for path in place.glob("[0-9]*") if path.is_dir()]
+
+
+def _name(round: int) -> str:
+    return f"{round:06d}"

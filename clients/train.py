@@ -1,0 +1,131 @@
+"""A training step and what it tells of each sample. Runs without Flower and Ray.
+
+CPU: float32. CUDA: bfloat16 autocast, channels last, optional torch.compile.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clients.losses import binary_entropy, weighted_bce_dice
+from clients.model import HEAD, Segmenter
+from configs.schema import Train
+
+Objective = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(logits_BTXYZ, target_BTXYZ, weight_BT) -> (loss_B to descend, weighted BCE_B)."""
+
+MAX_DROPPED = 10
+"""Steps in a row that may have a non-finite loss before the site's round ends."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step told of its samples."""
+
+    loss_B: NDArray[np.float64]
+    bce_B: NDArray[np.float64]
+    entropy_B: NDArray[np.float64]
+    feature_BE: NDArray[np.float32]
+
+
+def pick_device(wanted: str) -> torch.device:
+    """auto: the first GPU if there is one. Raises ValueError for a device that is not there."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {wanted!r} is not to be had here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+class Trainer:
+    """AdamW over one site's round. `rows` are the head rows of the classes that the site annotates."""
+
+    def __init__(self, model: Segmenter, rows: Sequence[int], recipe: Train, objective: Objective = weighted_bce_dice) -> None:
+        self.model, self.recipe, self.objective = model.train(), recipe, objective
+        self.device = next(model.parameters()).device
+        self.steps = self.dropped = self._dropped_in_a_row = 0
+        self._rows = torch.as_tensor(list(rows), device=self.device)
+        self._run = torch.compile(model) if recipe.compile else model
+        self._bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and self.device.type == "cuda")
+        named = dict(model.named_parameters())
+        head = [named[name] for name in HEAD]
+        rest = [tensor for name, tensor in named.items() if name not in HEAD]
+        # AdamW would decay head rows that get no gradient: theirs is done by hand, for the annotated rows only.
+        groups = [{"params": rest, "weight_decay": recipe.weight_decay}, {"params": head, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+        self._head, self._parameters = head, rest + head
+
+    def step(self, image_BCXYZ: Tensor, target_BTXYZ: Tensor, weight_BT: Tensor) -> Step | None:
+        """One step; None if the loss or a gradient was not finite: then the step is dropped and counted.
+
+        Raises:
+            ArithmeticError: MAX_DROPPED steps in a row were dropped.
+        """
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+            logits_BCXYZ, feature_BE = self._run(image_BCXYZ)
+        logits_BTXYZ = logits_BCXYZ.index_select(1, self._rows).float()
+        loss_B, bce_B = self.objective(logits_BTXYZ, target_BTXYZ, weight_BT)
+        loss = loss_B.mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip)
+        if not torch.isfinite(loss + norm):
+            self._drop()
+            return None
+        self._descend()
+        with torch.no_grad():
+            entropy_B = binary_entropy(logits_BTXYZ)
+        return Step(_numbers(loss_B), _numbers(bce_B), _numbers(entropy_B), feature_BE.cpu().numpy())
+
+    def _descend(self) -> None:
+        lr = self.recipe.lr
+        if self.recipe.schedule == "rewarmed":
+            lr *= min(1.0, (self.steps + 1) / self.recipe.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with torch.no_grad():
+            for tensor in self._head:
+                tensor[self._rows] *= 1 - lr * self.recipe.weight_decay
+        self.optimizer.step()
+        self.steps += 1
+        self._dropped_in_a_row = 0
+
+    def _drop(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.dropped += 1
+        self._dropped_in_a_row += 1
+        if self._dropped_in_a_row == MAX_DROPPED:
+            raise ArithmeticError(f"the loss was not finite in {MAX_DROPPED} steps in a row (lower train.lr?)")
+
+    def moments(self) -> dict[str, NDArray]:
+        """The optimizer's state by tensor name, to live on in the site's next round."""
+        names: dict[torch.Tensor, str] = {tensor: name for name, tensor in self.model.named_parameters()}
+        return {
+            f"{names[tensor]}|{key}": value.detach().cpu().numpy().copy()
+            for tensor, state in self.optimizer.state.items()
+            for key, value in state.items()
+        }
+
+    def load_moments(self, moments: dict[str, NDArray]) -> None:
+        """Take up the state of an earlier round; rows of classes that came since start at zero."""
+        for name, tensor in self.model.named_parameters():
+            if f"{name}|step" not in moments:
+                continue
+            state = {key: torch.as_tensor(moments[f"{name}|{key}"].copy()) for key in ("step", "exp_avg", "exp_avg_sq")}
+            for key in ("exp_avg", "exp_avg_sq"):
+                grown = torch.zeros_like(tensor, memory_format=torch.preserve_format)
+                grown[: len(state[key])] = state[key].to(self.device)
+                state[key] = grown
+            state["step"] = state["step"].to(self.device)
+            self.optimizer.state[tensor] = state
+
+
+def _numbers(values_B: Tensor) -> NDArray[np.float64]:
+    return values_B.detach().double().cpu().numpy()

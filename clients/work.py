@@ -1,0 +1,215 @@
+"""What a site does with an order. Knows nothing of Flower: clients/app.py and simulations/local.py call `Site.answer`."""
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from clients import evaluate, model, snapshot
+from clients.data import Case, SiteCases, site_cases
+from clients.objectives import make_objective
+from clients.prepare import Volume, prepare
+from clients.progress import Progress
+from clients.rounds import Round, new_samples, timer
+from clients.train import Trainer, pick_device
+from configs.load import cache_root
+from configs.schema import Run, SiteFile
+from memory import make_policy
+from wire import Order, Reply, Weights
+
+LOCK_WAIT_S = 10.0
+
+
+class Site:
+    """One hospital at work: its cases, its folder (memory, snapshots, secret) and the recipe."""
+
+    def __init__(self, name: str, site: SiteFile, run: Run, folder: Path) -> None:
+        self.name, self.site, self.run, self.folder = name, site, run, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.progress = Progress(folder, name)
+        self._volumes: dict[str, Volume] = {}
+
+    def answer(self, order: Order, weights: Weights) -> Reply:
+        """Do what the order says, as one transaction, alone in the site's folder.
+
+        Raises:
+            ValueError: data, weights or order do not fit.
+            ArithmeticError: training diverged.
+        """
+        work = {
+            "hello": self._hello,
+            "init": self._init,
+            "train": self._train,
+            "evaluate": self._evaluate,
+            "leave": self._leave,
+        }
+        torch.set_num_threads(max(1, int(self.site.cpus)))
+        try:
+            with FileLock(self.folder / "lock", timeout=LOCK_WAIT_S):
+                return work[order.task](order, weights)
+        except Timeout:
+            raise ValueError(f"site {self.name!r}: another process is at work in {self.folder}") from None
+
+    def prepare(self) -> None:
+        """Bring every case into the cache, saying how far it is."""
+        cases = [*self.cases.train, *self._tests]
+        for done, volume in enumerate(prepare(cases, self.run.preprocess, cache_root()), 1):
+            self._volumes[volume.case] = volume
+            self.progress.show("prepare", done=done, of=len(cases))
+
+    @cached_property
+    def cases(self) -> SiteCases:
+        """The site's cases; read once."""
+        return site_cases(self.name, self.site, self.run.seed)
+
+    def volume(self, case: str) -> Volume:
+        """A prepared case by name."""
+        if case not in self._volumes:
+            self.prepare()
+        return self._volumes[case]
+
+    # Tasks ------------------------------------------------------------------------------------------------------------
+
+    def _hello(self, order: Order, weights: Weights) -> Reply:
+        return self._reply(order, new_cases=len(self.cases.train), rows=({"tests": len(self._tests)},))
+
+    def _init(self, order: Order, weights: Weights) -> Reply:
+        fresh = model.build(self.run.model.network, self.run.model.args, order.classes, self.run.seed)
+        return self._reply(order, weights=model.shared_weights(fresh), roles=model.roles(fresh))
+
+    def _leave(self, order: Order, weights: Weights) -> Reply:
+        return self._reply(order)
+
+    def _train(self, order: Order, weights: Weights) -> Reply:
+        seconds = timer()
+        before = snapshot.before(self.folder / "state", order.run, order.round)
+        rng = np.random.default_rng([self.run.seed, crc32(self.name.encode()), order.round])
+        torch.manual_seed(int(rng.integers(2**62)))
+        segmenter = self._model(order, weights)
+        trainer = Trainer(segmenter, self._rows(order), self.run.train, make_objective(self.run.strategy.objective))
+        if self.run.train.optimizer == "keep":
+            trainer.load_moments(before.moments)
+        arriving = self._arriving(before)
+        left = len(self.cases.train) - before.cursor - len(arriving)
+        work = self._round(order, trainer, before, rng)
+        labels, domains = self.cases.labels, self.cases.domains
+        samples = new_samples(arriving, before.cursor, self.run.seed, self.name, self.volume, labels, domains)
+        work.run(list(samples), left)
+        moments = trainer.moments() if self.run.train.optimizer == "keep" else {}
+        after = snapshot.Snapshot(before.cursor + len(arriving), before.served + 1, tuple(work.samples), moments)
+        snapshot.commit(self.folder / "state", order.run, order.round, after, self.run.keep)
+        row = work.facts() | {"new_cases": len(arriving), "stream_left": left, "seconds": seconds()}
+        self.progress.show("idle", force=True, round=order.round, memory=len(work.samples), budget=work.quota)
+        return self._reply(
+            order, weights=model.shared_weights(segmenter), draws=work.draws, new_cases=len(arriving), rows=(row,)
+        )
+
+    def _round(self, order: Order, trainer: Trainer, before: snapshot.Snapshot, rng: np.random.Generator) -> Round:
+        def watch(facts: dict[str, Any]) -> None:
+            loss = facts["loss_sum"] / facts["loss_weight"] if facts["loss_weight"] else None
+            shown = {key: facts[key] for key in ("memory", "budget", "memory_classes", "memory_domains")}
+            self.progress.show("train", round=order.round, step=facts["steps"], steps=facts["planned"], loss=loss, **shown)
+
+        recipe = self.run.memory
+        policy = make_policy(recipe.policy, recipe.args)
+        samples = [replace(sample) for sample in before.samples]
+        quota = min(order.quota, self.site.budget or order.quota)
+        return Round(trainer, policy, quota, self.run.train, recipe, self.cases.labels, self.volume, rng, samples, watch)
+
+    def _evaluate(self, order: Order, weights: Weights) -> Reply:
+        segmenter = self._model(order, weights).eval()
+        rows: list[dict[str, Any]] = []
+        for done, case in enumerate(self._tests):
+            self.progress.show("evaluate", round=order.round, done=done, of=len(self._tests))
+            volume = self.volume(case.name)
+            prediction = evaluate.predict(segmenter, volume, self._rows(order), self.run.train.patch, self.run.evaluate)
+            truth = evaluate.truth_of(volume, self.cases.labels)
+            spacing = volume.spacing if order.last and self.run.evaluate.surface else None
+            found = list(evaluate.scores(prediction, truth, list(self.cases.labels), spacing))
+            rows += [{"case": self._keyed(case.name), **row} for row in found]
+            if order.last and done < self.run.evaluate.slices:
+                self._keep_slices(volume, prediction, truth, [row["dice"] for row in found])
+        self.progress.show("idle", force=True, round=order.round)
+        return self._reply(order, rows=tuple(rows))
+
+    # Parts ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _tests(self) -> tuple[Case, ...]:
+        return self.cases.test if self.run.evaluate.on == "test" else self.cases.validation
+
+    def _arriving(self, before: snapshot.Snapshot) -> list[str]:
+        """The names of the cases that arrive in this round of presence."""
+        portions = self.site.arriving
+        count = portions[before.served] if portions and before.served < len(portions) else self.run.stream.cases_per_round
+        end = None if count is None else before.cursor + count
+        return [case.name for case in self.cases.train[before.cursor : end]]
+
+    def _classes(self, order: Order) -> tuple[str, ...]:
+        """The order's label space, and after it the classes that only this site knows yet."""
+        return (*order.classes, *(name for name in self.cases.labels if name not in order.classes))
+
+    def _model(self, order: Order, weights: Weights) -> model.Segmenter:
+        """The network for the label space, with the given weights in it."""
+        recipe, device = self.run.model, str(pick_device(self.site.device))
+        segmenter = _network(recipe.network, json.dumps(recipe.args), self._classes(order), self.run.seed, device)
+        model.load_shared(segmenter, weights)
+        return segmenter
+
+    def _rows(self, order: Order) -> list[int]:
+        """The head rows of the classes that this site annotates."""
+        return [self._classes(order).index(name) for name in self.cases.labels]
+
+    def _reply(self, order: Order, **facts: Any) -> Reply:
+        classes = tuple(self.cases.labels)
+        return Reply(run=order.run, round=order.round, task=order.task, site=self.name, classes=classes, **facts)
+
+    def _keyed(self, case: str) -> str:
+        """The id by which the federation knows a case: HMAC with a secret that never leaves the site's disk."""
+        return hmac.new(self._secret, case.encode(), hashlib.sha256).hexdigest()[:16]
+
+    @cached_property
+    def _secret(self) -> bytes:
+        path = self.folder / "secret"
+        if not path.is_file():
+            path.write_bytes(os.urandom(32))
+            path.chmod(0o600)
+        return path.read_bytes()
+
+    def _keep_slices(self, volume: Volume, prediction: np.ndarray, truth: np.ndarray, dice: Sequence[float | None]) -> None:
+        """A case for the eye, in the site's folder: at most 8 classes, one bit each."""
+        place = self.folder / "slices"
+        place.mkdir(exist_ok=True)
+        bits = 1 << np.arange(min(8, len(truth)), dtype=np.uint8)
+
+        def coded(mask_TXYZ: np.ndarray) -> np.ndarray:
+            return np.tensordot(bits, mask_TXYZ[:8].astype(np.uint8), 1).astype(np.uint8)
+
+        name = self._keyed(volume.case)
+        np.savez_compressed(
+            place / f"{name}.npz",
+            image_XYZ=volume.image_XYZ,
+            label_XYZ=coded(truth),
+            prediction_XYZ=coded(prediction),
+            spacing=np.asarray(volume.spacing),
+            classes=np.asarray(list(self.cases.labels)[:8]),
+            case=np.asarray(name),
+            dice=np.asarray([np.nan if value is None else value for value in dice[:8]]),
+        )
+
+
+@lru_cache(maxsize=2)
+def _network(network: str, args: str, classes: tuple[str, ...], seed: int, device: str) -> model.Segmenter:
+    """One network per label space and process: every order loads its own weights into it."""
+    segmenter = model.build(network, json.loads(args), classes, seed).to(device)
+    return segmenter.to(memory_format=torch.channels_last_3d) if device != "cpu" else segmenter  # type: ignore[call-overload]

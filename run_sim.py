@@ -1,0 +1,250 @@
+"""SiteStream's command: federated continual learning of 3D medical segmentation, simulated on this machine.
+
+    python run_sim.py                                  the quickstart: four pretend hospitals, about three minutes
+    python run_sim.py check configs/hippocampus.yaml   what would run, without running it
+    python run_sim.py run configs/hippocampus.yaml --engine ray --set memory.policy=reservoir
+    python run_sim.py resume runs/hippocampus          go on where a run stopped
+    python run_sim.py report runs/hippocampus          write its report.html anew
+
+Exit codes: 0 done; 2 a mistake in what was asked (one line says which); 3 the run could not be completed (and how to
+resume); 130 interrupted, everything up to the last finished round saved.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+from rich.console import Console
+
+from configs.load import dump_run, load_run
+from configs.schema import Run
+
+QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
+LOG = logging.getLogger("sitestream")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, do, and turn what went wrong into one line and an exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        arguments = ["run", str(QUICKSTART)]
+    args = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        return int(args.do(args))
+    except ValueError as error:
+        return _complain(str(error), 2)
+
+
+def _complain(message: str, code: int) -> int:
+    Console(stderr=True, soft_wrap=True).print(f"run_sim: {' '.join(message.split())}", markup=False, highlight=False)
+    return code
+
+
+def _as_interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+# The commands -------------------------------------------------------------------------------------------------------------
+
+
+def do_run(args: argparse.Namespace) -> int:
+    """Run a config in a new folder."""
+    run = load_run(args.config, _edits(args))
+    _check_words(run)
+    folder = args.out or _free_folder(Path("runs") / run.name)
+    if (folder / "config.yaml").exists():
+        raise ValueError(f"{folder} already holds a run: `run_sim.py resume {folder}`, or another --out")
+    whole = _prepared(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(dump_run(_with_absolute_paths(run)))
+    return _simulate(whole, folder)
+
+
+def do_resume(args: argparse.Namespace) -> int:
+    """Go on with a run from its last finished round."""
+    run = load_run(_config_of(args.folder), _engine_edits(args))
+    return _simulate(_prepared(run), args.folder)
+
+
+def do_check(args: argparse.Namespace) -> int:
+    """Validate config and data, and print what would run."""
+    from simulations.outline import print_plan
+    from simulations.plan import make_plan, prepare_all
+    from simulations.pretend import materialise
+
+    run = load_run(args.config, _edits(args))
+    _check_words(run)
+    whole = materialise(run)
+    print_plan(make_plan(whole, prepare_all(whole)), run, Console())
+    return 0
+
+
+def do_report(args: argparse.Namespace) -> int:
+    """Write report.html from what the run's folder holds."""
+    from server.report import write_report
+
+    _config_of(args.folder)
+    print(f"report: {write_report(args.folder)}")
+    return 0
+
+
+def _check_words(run: Run) -> None:
+    from simulations.plan import check_names
+
+    check_names(run)
+
+
+def _prepared(run: Run) -> Run:
+    """The materialised run, with every case in the cache; a line says so when that takes a while."""
+    from simulations.plan import make_plan, prepare_all
+    from simulations.pretend import materialise
+
+    console = Console(stderr=True)
+    with console.status("preparing the sites' data") as status:
+        whole = materialise(run)
+
+        def said(site: str, done: int, of: int) -> None:
+            status.update(f"preparing the sites' data: {site} {done}/{of}")
+
+        make_plan(whole, prepare_all(whole, said))
+    return whole
+
+
+def _simulate(run: Run, folder: Path) -> int:
+    from server.arrivals import make_schedule
+    from server.loop import CannotContinue
+    from server.report import write_report
+    from simulations.engines import simulate
+    from simulations.screen import Screen
+
+    rounds = make_schedule(run.arrivals, list(run.sites)).rounds
+    again = f"go on with: python run_sim.py resume {folder}"
+    with _chatter_to(folder / "log.txt"):
+        try:
+            with Screen(folder, list(run.sites), rounds):
+                simulate(run, folder)
+            print(f"report: {write_report(folder)}")
+            return 0
+        except KeyboardInterrupt:
+            return _complain(f"interrupted; finished rounds are saved. {again}", 130)
+        except CannotContinue as error:
+            return _complain(f"{error}. {again}", 3)
+        except ValueError:
+            raise
+        except Exception as error:
+            LOG.exception("the run stopped")
+            reason = f"{type(error).__name__}: {error}"
+            return _complain(f"the run stopped: {reason} (details: {folder / 'log.txt'}). {again}", 3)
+
+
+# Folders and files --------------------------------------------------------------------------------------------------------
+
+
+def _config_of(folder: Path) -> Path:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no run (it has no config.yaml)")
+    return path
+
+
+def _free_folder(wanted: Path) -> Path:
+    """runs/<name>, or the first of runs/<name>-2, -3 ... that is free."""
+    folder, number = wanted, 1
+    while (folder / "config.yaml").exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def _with_absolute_paths(run: Run) -> Run:
+    """So that a run's folder can be resumed from anywhere."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    sites = {name: site.model_copy(update={"root": absolute(site.root)}) for name, site in run.sites.items()}
+    data = run.data.model_copy(update={"root": absolute(run.data.root)})
+    model = run.model.model_copy(update={"weights": absolute(run.model.weights)})
+    return run.model_copy(update={"sites": sites, "data": data, "model": model})
+
+
+@contextmanager
+def _chatter_to(path: Path) -> Iterator[None]:
+    """Warnings and the libraries' own logging go to a file: the screen is for the run."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.captureWarnings(True)
+    loggers = [logging.getLogger(name) for name in (None, "flwr", "ray")]
+    before = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, handlers, propagate in before:
+            logger.handlers[:], logger.propagate = handlers, propagate
+        logging.captureWarnings(False)
+        handler.close()
+
+
+# Arguments ----------------------------------------------------------------------------------------------------------------
+
+
+def _edits(args: argparse.Namespace) -> list[str]:
+    seed = [] if args.seed is None else [f"seed={args.seed}"]
+    return [*args.set, *seed, *_engine_edits(args)]
+
+
+def _engine_edits(args: argparse.Namespace) -> list[str]:
+    engine = [] if args.engine is None else [f"engine.name={args.engine}"]
+    return engine + ([] if args.actors is None else [f"engine.actors={args.actors}"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="run_sim.py", description=__doc__, formatter_class=raw)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, do: Callable[[Any], int], help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(do=do)
+        return sub
+
+    run = command("run", do_run, "run a config: train, evaluate, write the report")
+    check = command("check", do_check, "validate config and data, and print what would run without running it")
+    for sub in (run, check):
+        sub.add_argument("config", type=Path, nargs="?", default=QUICKSTART, help="a YAML file (default: the quickstart)")
+        _add_set(sub)
+    run.add_argument("--out", type=Path, help="the run's folder (default: runs/<name>, numbered if that is taken)")
+    resume = command("resume", do_resume, "go on with a run after its last finished round")
+    report = command("report", do_report, "write a run's report.html anew")
+    for sub in (resume, report):
+        sub.add_argument("folder", type=Path, help="a run's folder, e.g. runs/quickstart")
+    for sub in (run, check, resume):
+        sub.add_argument("--engine", choices=("local", "ray"), help="sites in this process, or on Ray actors")
+        sub.add_argument("--actors", type=int, help="Ray actors at most (default: as many as there are cores)")
+    return parser
+
+
+def _add_set(sub: argparse.ArgumentParser) -> None:
+    help = "change one key of the config, e.g. --set memory.budget=32; may be repeated"
+    sub.add_argument("--set", action="append", default=[], metavar="a.b=c", help=help)
+    sub.add_argument("--seed", type=int, help="the run's seed: every random choice is derived from it")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.exit(main())

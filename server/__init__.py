@@ -1,0 +1,1 @@
+"""What the federation knows, and how a run goes."""

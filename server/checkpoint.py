@@ -1,0 +1,57 @@
+"""The server's rounds on disk: one folder each, whole or absent. Nothing is pickled."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from server.federation import Federation, from_facts
+from strategies.base import State, Weights
+
+
+def save(folder: Path, federation: Federation, keep: int) -> None:
+    """Write the state after a round, atomically, and drop the oldest beyond `keep`."""
+    place = folder / "checkpoints"
+    place.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place))
+    save_file(_flat(federation.state), draft / "state.safetensors")
+    (draft / "state.json").write_text(json.dumps(federation.facts()))
+    target = place / f"{federation.round:06d}"
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(draft, target)
+    for old in _rounds(place)[:-keep]:
+        shutil.rmtree(old)
+
+
+def load(folder: Path) -> Federation | None:
+    """The newest checkpoint that can be read; None if there is none yet."""
+    for place in reversed(_rounds(folder / "checkpoints")):
+        try:
+            facts = json.loads((place / "state.json").read_text())
+            return from_facts(facts, _state(load_file(place / "state.safetensors"), facts["step"]))
+        except (OSError, ValueError, KeyError, SafetensorError):
+            continue  # torn: the one before it is whole
+    return None
+
+
+def _rounds(place: Path) -> list[Path]:
+    return sorted(path for path in place.glob("[0-9]*") if path.is_dir())
+
+
+def _flat(state: State) -> Weights:
+    """`weights|name` and `slot|name`, in one file."""
+    flat = {f"weights|{name}": tensor for name, tensor in state.weights.items()}
+    return flat | {f"{slot}|{name}": tensor for slot, tensors in state.slots.items() for name, tensor in tensors.items()}
+
+
+def _state(flat: Weights, step: int) -> State:
+    groups: dict[str, Weights] = {"weights": {}}
+    for key, tensor in flat.items():
+        group, _, name = key.partition("|")
+        groups.setdefault(group, {})[name] = tensor
+    return State(groups.pop("weights"), groups, step)

@@ -1,0 +1,121 @@
+"""A run from its folder: begin or take up again, go through the rounds, leave the results."""
+
+import json
+import platform
+import time
+import uuid
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from configs.schema import Run
+from server import checkpoint
+from server.arrivals import make_schedule
+from server.federation import Federation
+from server.loop import CaseRows, Loop
+from server.metrics import Measured, final_metrics
+from server.record import Record
+from server.sites import Sites
+from strategies import make_strategy
+from strategies.base import Weights
+
+PACKAGES = ("torch", "monai", "flwr", "ray", "numpy")
+METADATA = "sitestream"
+"""The one key of model.safetensors' metadata: several would be written in no particular order."""
+
+
+def conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
+    """Run, or go on with, what `folder` holds; returns the metrics by id.
+
+    Raises:
+        server.loop.CannotContinue: a round could not be done; what came before it is saved.
+        ValueError: initial weights cannot be read.
+    """
+    began = time.perf_counter()
+    record = Record(folder)
+    try:
+        federation = checkpoint.load(folder) or _begin(run, record)
+        record.cut(federation.record)
+        schedule = make_schedule(run.arrivals, list(run.sites))
+        strategy = make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share)
+        loop = Loop(run, folder, sites, schedule, strategy, record, _given_weights(run))
+        federation, rows = loop(federation)
+        federation = federation.spend("total", time.perf_counter() - began)
+        return _leave_results(federation, rows, run, folder, record)
+    finally:
+        record.close()
+
+
+def _begin(run: Run, record: Record) -> Federation:
+    record.cut(0)
+    choices, memory = run.strategy.model_dump(), run.memory
+    record.append(
+        "run",
+        name=run.name,
+        seed=run.seed,
+        paradigm=run.paradigm,
+        strategy=choices,
+        memory={"policy": memory.policy, "args": memory.args, "budget": memory.budget},
+        versions=versions(),
+    )
+    return Federation(run=uuid.uuid4().hex[:12], record=record.length)
+
+
+def _given_weights(run: Run) -> tuple[Weights, tuple[str, ...]]:
+    """Initial weights from a file, with its classes by row."""
+    path = run.model.weights
+    if path is None:
+        return {}, ()
+    try:
+        with safe_open(path, framework="np") as file:
+            classes = json.loads((file.metadata() or {})[METADATA])["classes"]
+        return load_file(path), tuple(classes)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"model.weights: {path} is no model of ours ({error})") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _leave_results(federation: Federation, rows: CaseRows, run: Run, folder: Path, record: Record) -> dict[str, Measured]:
+    streamed = sum(federation.known[site].cases for site in federation.arrived)
+    retained = sum(federation.held.values()) / streamed if streamed else 0.0
+    metrics = final_metrics(federation.results, rows, retained)
+    for name, measured in metrics.items():
+        record.append("metric", id=name, value=measured.value, cells=measured.cells)
+    seconds = {f"seconds_{phase}": spent for phase, spent in federation.seconds.items() if phase != "total"}
+    record.append("end", seconds=federation.seconds["total"], **seconds)
+    save_model(federation, run, folder / "model.safetensors")
+    summary: dict[str, Any] = {name: _or_null(measured.value) for name, measured in metrics.items()}
+    summary |= {"seed": run.seed, "versions": versions(), "seconds": federation.seconds}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return metrics
+
+
+def save_model(federation: Federation, run: Run, path: Path) -> None:
+    """The model, with everything that predicting needs: network, pre-processing, window, classes by row."""
+    facts = {
+        "network": run.model.network,
+        "args": run.model.args,
+        "classes": federation.classes,
+        "preprocess": run.preprocess.model_dump(mode="json"),
+        "patch": run.train.patch,
+        "overlap": run.evaluate.overlap,
+        "seed": run.seed,
+    }
+    save_file(federation.state.weights, path, metadata={METADATA: json.dumps(facts)})
+
+
+def _or_null(value: float) -> float | None:
+    return value if value == value else None

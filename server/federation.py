@@ -1,0 +1,108 @@
+"""What the server knows between rounds: a value that a checkpoint holds whole."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from server.metrics import ResultMatrix
+from strategies.base import State
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a site said when it came: the length of its stream, its test cases, the classes that it annotates."""
+
+    cases: int
+    tests: int
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The whole server after a round."""
+
+    run: str
+    """Our own run id."""
+    round: int = 0
+    """The last round that is done."""
+    state: State = field(default_factory=lambda: State({}))
+    roles: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    """The union label space by head row."""
+    known: dict[str, Known] = field(default_factory=dict)
+    arrived: tuple[str, ...] = ()
+    """Sites in the order in which they first took part."""
+    present: frozenset[str] = frozenset()
+    """Who took part in the last round."""
+    left: frozenset[str] = frozenset()
+    stage: str | None = None
+    """The stage under way: sites have arrived and are not yet evaluated."""
+    results: ResultMatrix = field(default_factory=ResultMatrix)
+    held: dict[str, int] = field(default_factory=dict)
+    """{site: samples in its memory}."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall seconds by phase."""
+    record: int = 0
+    """Length of record.jsonl at this moment."""
+
+    def welcome(self, sites: list[str]) -> Self:
+        """The label space and list of arrivals with these sites in them."""
+        new = [name for site in sites for name in self.known[site].classes]
+        classes = tuple(dict.fromkeys((*self.classes, *new)))
+        return replace(self, classes=classes, arrived=(*self.arrived, *sites))
+
+    def spend(self, phase: str, seconds: float) -> Self:
+        """The time account with a phase's seconds added."""
+        return replace(self, seconds=self.seconds | {phase: self.seconds.get(phase, 0.0) + seconds})
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the tensors, as plain data."""
+        return {
+            "run": self.run,
+            "round": self.round,
+            "step": self.state.step,
+            "roles": self.roles,
+            "classes": self.classes,
+            "known": {site: vars(known) for site, known in self.known.items()},
+            "arrived": self.arrived,
+            "present": sorted(self.present),
+            "left": sorted(self.left),
+            "stage": self.stage,
+            "results": _results_facts(self.results),
+            "held": self.held,
+            "seconds": self.seconds,
+            "record": self.record,
+        }
+
+
+def from_facts(facts: dict[str, Any], state: State) -> Federation:
+    """The inverse of `Federation.facts`."""
+    return Federation(
+        run=facts["run"],
+        round=facts["round"],
+        state=state,
+        roles=facts["roles"],
+        classes=tuple(facts["classes"]),
+        known={site: Known(k["cases"], k["tests"], tuple(k["classes"])) for site, k in facts["known"].items()},
+        arrived=tuple(facts["arrived"]),
+        present=frozenset(facts["present"]),
+        left=frozenset(facts["left"]),
+        stage=facts["stage"],
+        results=_results(facts["results"]),
+        held=facts["held"],
+        seconds=facts["seconds"],
+        record=facts["record"],
+    )
+
+
+def _results_facts(matrix: ResultMatrix) -> list[tuple[str, dict[str, float]]]:
+    return [
+        (stage, {site: float(value) for site, value in zip(matrix.sites, row, strict=True)})
+        for stage, row in zip(matrix.stages, matrix.values, strict=True)
+    ]
+
+
+def _results(rows: list[tuple[str, dict[str, float]]]) -> ResultMatrix:
+    matrix = ResultMatrix()
+    for stage, cells in rows:
+        matrix = matrix.with_row(stage, cells)
+    return matrix

@@ -1,0 +1,66 @@
+"""The top of the report: what a reader should know after ten seconds."""
+
+from math import isnan
+
+from server.digest import Digest, Row
+from server.metrics import Measured
+from server.page import duration, number, text
+
+NOTHING = Measured(float("nan"), 0)
+
+
+def headline(run: Digest) -> str:
+    """Name, result in plain words, the numbers, and what was run."""
+    tiles = [
+        (number(_value(run, "acc")), "mean Dice (acc)"),
+        (number(_value(run, "bwt.gem"), sign=True), "change since learnt (bwt.gem)"),
+        (number(_value(run, "fgt.chaudhry")), "forgetting (fgt.chaudhry)"),
+        (f"{len(run.matrix.sites or run.sites)} · {max(run.matrix.last, 0)} · {run.last_round}", "sites · stages · rounds"),
+        (duration(run.seconds), "wall time"),
+        (text(run.run.get("seed", "–")), "seed"),
+    ]
+    shown = "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in tiles)
+    notice = f'<p class="notice">{_unfinished(run)}</p>' if run.end is None else ""
+    lead = f'<p class="lead">{" ".join(_in_words(run))}</p>'
+    return f'<h1>{text(run.name)}</h1>{notice}{lead}<div class="tiles">{shown}</div>{_recipe(run.run)}'
+
+
+def _unfinished(run: Digest) -> str:
+    return f"<b>Unfinished.</b> {_count(run.last_round, 'round')} so far; every number below may still change."
+
+
+def _in_words(run: Digest) -> list[str]:
+    """Sentences, as HTML."""
+    sites, stages = len(run.matrix.sites or run.sites), max(run.matrix.last, 0)
+    said = [f"{_count(sites, 'site')}, {_count(stages, 'stage')} of arrival, {_count(run.last_round, 'round')}."]
+    accuracy, change = _value(run, "acc"), _value(run, "bwt.gem")
+    if not isnan(accuracy):
+        how = "So far the shared model has" if run.end is None else "The shared model ends with"
+        said.append(f"{how} a mean Dice of <b>{number(accuracy)}</b> on the sites' test cases.")
+    if not isnan(change):
+        how = f"lost <b>{number(-change)}</b>" if change < 0 else f"gained <b>{number(change)}</b>"
+        said.append(f"Since they were learnt, earlier sites have {how} Dice on average.")
+    if run.failures:
+        said.append(f"{_count(len(run.failures), 'order')} to a site failed.")
+    return said
+
+
+def _recipe(run: Row) -> str:
+    """Strategy and memory in one line."""
+    strategy, memory = run.get("strategy") or {}, run.get("memory") or {}
+    parts = [f"{name} <b>{text(value)}</b>" for name, value in strategy.items()]
+    if memory.get("policy"):
+        settings = ", ".join(f"{text(key)} {text(value)}" for key, value in (memory.get("args") or {}).items())
+        budget = f"budget {text(memory.get('budget', '–'))}"
+        parts.append(f"memory <b>{text(memory['policy'])}</b> ({', '.join(filter(None, (settings, budget)))})")
+    if run.get("paradigm"):
+        parts.append(f"paradigm <b>{text(run['paradigm'])}</b>")
+    return f'<p class="soft">{" · ".join(parts)}</p>' if parts else ""
+
+
+def _value(run: Digest, name: str) -> float:
+    return run.metrics.get(name, NOTHING).value
+
+
+def _count(number_of: int, thing: str) -> str:
+    return f"{number_of} {thing}" if number_of == 1 else f"{number_of} {thing}s"

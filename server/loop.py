@@ -1,0 +1,188 @@
+"""A run, round by round: `Loop.round` is the whole story, the rest are its sentences."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Run
+from server import checkpoint
+from server.arrivals import ArrivalSchedule
+from server.federation import Federation, Known
+from server.metrics import START, site_dice
+from server.record import Record
+from server.sites import Sites
+from server.spool import Spool, why_unfit
+from strategies import Strategy
+from strategies.base import State, Weights
+from wire import Failure, Order, Reply, Task, size
+
+CaseRows = list[dict[str, Any]]
+
+
+class CannotContinue(RuntimeError):
+    """The run could not be completed; what was done so far is saved."""
+
+
+@dataclass
+class Loop:
+    """The server's program, the same over any engine."""
+
+    run: Run
+    folder: Path
+    sites: Sites
+    schedule: ArrivalSchedule
+    strategy: Strategy
+    record: Record
+    given: tuple[Weights, tuple[str, ...]] = ({}, ())
+    """Initial weights and their classes by row, if they come from a file."""
+
+    def __call__(self, federation: Federation) -> tuple[Federation, CaseRows]:
+        """All rounds that are left; the end state and the last evaluation's case rows."""
+        if not federation.state.weights:
+            federation = self.save(self.start(federation))
+        for number in range(federation.round + 1, self.schedule.rounds + 1):
+            federation = self.save(self.round(federation, number))
+        return self.end_stage(federation, last=True)
+
+    def round(self, federation: Federation, number: int) -> Federation:
+        """One order to the present sites, and one merge (or one per turn)."""
+        clock = time.perf_counter()
+        federation = self.greet(federation, number)
+        present = self.schedule.present(number, self.sites.connected()) & federation.known.keys()
+        new = [site for site in self.schedule.in_order(present) if site not in federation.arrived]
+        if new:  # an arrival ends the stage before it
+            federation, _ = self.end_stage(federation)
+            federation = federation.welcome(new)
+        federation = self.note_presence(federation, number, frozenset(present), new)
+        learners = [site for site in sorted(present) if federation.known[site].cases]
+        cost = {"draws": 0, "bytes_down": 0, "bytes_up": 0}
+        for turn in self.strategy.turns(learners) if learners else ():
+            federation, spent = self.train(federation, number, turn)
+            cost = {name: cost[name] + spent[name] for name in cost}
+        facts = {"present": sorted(present), **cost, "seconds": time.perf_counter() - clock}
+        self.record.append("round", round=number, stage=federation.stage, **facts)
+        return replace(federation, round=number)
+
+    # Its sentences ----------------------------------------------------------------------------------------------------
+
+    def start(self, federation: Federation) -> Federation:
+        """Meet the sites, get the initial weights from the first, evaluate before training: R's row 0."""
+        federation = self.greet(federation, 0)
+        rounds = range(1, self.schedule.rounds + 1)
+        first = next((there for r in rounds if (there := self.schedule.present(r, federation.known.keys()))), set())
+        if not first:
+            raise CannotContinue("no site is there to begin with")
+        arriving = self.schedule.in_order(first)
+        weights, classes = self.given
+        classes = tuple(dict.fromkeys((*classes, *(c for site in arriving for c in federation.known[site].classes))))
+        federation = replace(federation, classes=classes)
+        replies, failures = self.ask({}, [self.order(federation, arriving[0], "init", 0)])
+        if failures:
+            raise CannotContinue(f"no initial weights: {failures[0].site}: {failures[0].reason}")
+        reply = replies[arriving[0]]
+        federation = replace(federation, state=State(weights or reply.weights), roles=dict(reply.roles))
+        return self.evaluate(federation, START)[0]
+
+    def greet(self, federation: Federation, number: int) -> Federation:
+        """Hello to whoever has connected since: each says its stream, test cases and classes."""
+        strangers = self.schedule.in_order(self.sites.connected() - federation.known.keys())
+        replies, _ = self.ask({}, [self.order(federation, site, "hello", number) for site in strangers])
+        known = dict(federation.known)
+        for site in (site for site in strangers if site in replies):
+            reply = replies[site]
+            known[site] = Known(reply.new_cases, int(reply.rows[0]["tests"]), reply.classes)
+            extra = site in self.run.arrivals.extra
+            self.record.append("site", site=site, **vars(known[site]), extra=extra)
+        return replace(federation, known=known)
+
+    def note_presence(self, federation: Federation, number: int, present: frozenset[str], new: list[str]) -> Federation:
+        """Who came, came back, paused and left; a stage is named after who came."""
+        stage = "+".join(site for site in new if site not in self.run.arrivals.extra) or federation.stage
+        gone = frozenset(self.schedule.departed(number)) & frozenset(federation.arrived)
+        events = {
+            "arrive": new,
+            "return": sorted(present - federation.present - set(new)),
+            "leave": sorted(gone - federation.left),
+            "pause": sorted(federation.present - present - gone),
+        }
+        for event, sites in events.items():
+            for site in sites:
+                self.record.append(event, round=number, site=site, stage=stage)
+        return replace(federation, present=present, left=federation.left | gone, stage=stage)
+
+    def train(self, federation: Federation, number: int, turn: list[str]) -> tuple[Federation, dict[str, int]]:
+        """A turn: orders out, updates into the spool as they come, one merge in site order."""
+        spool, shared, classes = Spool(self.folder), federation.state.weights, federation.classes
+
+        def take(reply: Reply) -> Reply | Failure:
+            if reason := why_unfit(reply.weights, shared, federation.roles, len(classes)):
+                return Failure(site=reply.site, round=number, task="train", kind="invalid", reason=reason)
+            return spool.take(reply)
+
+        orders = [self.order(federation, site, "train", number) for site in turn]
+        clock = time.perf_counter()
+        replies, failures = self.ask(shared, orders, take)
+        if not replies:
+            raise CannotContinue(f"no site answered in round {number} ({failures[0].site}: {failures[0].reason})")
+        federation = federation.spend("training", time.perf_counter() - clock)
+        for site, reply in replies.items():
+            facts = {"draws": reply.draws, **reply.rows[0], "bytes_down": size(shared), "bytes_up": spool.bytes_up[site]}
+            self.record.append("train", round=number, stage=federation.stage, site=site, **facts)
+        clock = time.perf_counter()
+        draws = sum(reply.draws for reply in replies.values())
+        state = self.strategy.merge(federation.state, spool.updates()) if draws else federation.state
+        held = federation.held | {site: int(reply.rows[0]["memory"]) for site, reply in replies.items()}
+        cost = {"draws": draws, "bytes_down": size(shared) * len(orders), "bytes_up": sum(spool.bytes_up.values())}
+        spool.close()
+        federation = federation.spend("merging", time.perf_counter() - clock)
+        return replace(federation, state=state, held=held), cost
+
+    def end_stage(self, federation: Federation, last: bool = False) -> tuple[Federation, CaseRows]:
+        """If a stage is under way it ends here: R gains a row."""
+        if federation.stage is None:
+            return federation, []
+        federation, rows = self.evaluate(federation, federation.stage, last)
+        return replace(federation, stage=None), rows
+
+    def evaluate(self, federation: Federation, stage: str, last: bool = False) -> tuple[Federation, CaseRows]:
+        """Every connected site evaluates the model on its own test cases; their Dice are a row of R."""
+        clock = time.perf_counter()
+        tested = [s for s in self.sites.connected() & federation.known.keys() if federation.known[s].tests]
+        orders = [replace(self.order(federation, s, "evaluate", federation.round), last=last) for s in sorted(tested)]
+        replies, _ = self.ask(federation.state.weights, orders)
+        columns = [s for s in self.schedule.in_order(federation.known) if s not in self.run.arrivals.extra]
+        dice = {site: site_dice(replies[site].rows) if site in replies else float("nan") for site in columns}
+        rows = [{"site": site, **row} for site, reply in replies.items() for row in reply.rows]
+        for row in rows:
+            self.record.append("case", stage=stage, **row)
+        for site, value in dice.items():
+            if site in replies:
+                self.record.append("result", stage=stage, site=site, dice=value)
+        results = federation.results.with_row(stage, dice)
+        (self.folder / "R.csv").write_text(results.to_csv())
+        return replace(federation, results=results).spend("evaluating", time.perf_counter() - clock), rows
+
+    def order(self, federation: Federation, site: str, task: Task, number: int) -> Order:
+        """An order to a site as the federation stands."""
+        facts: dict[str, Any] = {"classes": federation.classes, "quota": self.run.memory.budget}
+        return Order(run=federation.run, round=number, task=task, site=site, **facts)
+
+    def ask(
+        self, shared: Weights, orders: Iterable[Order], take: Callable[[Reply], Reply | Failure] = lambda reply: reply
+    ) -> tuple[dict[str, Reply], list[Failure]]:
+        """Replies by site, in site order, and failures, which are recorded. `take` handles each as it comes."""
+        answers = [take(a) if isinstance(a, Reply) else a for a in self.sites.ask(shared, list(orders))]
+        answers.sort(key=lambda answer: answer.site)
+        failures = [answer for answer in answers if isinstance(answer, Failure)]
+        for failure in failures:
+            self.record.append("failure", **vars(failure))
+        return {answer.site: answer for answer in answers if isinstance(answer, Reply)}, failures
+
+    def save(self, federation: Federation) -> Federation:
+        """A checkpoint of everything up to here."""
+        clock = time.perf_counter()
+        federation = replace(federation, record=self.record.length)
+        checkpoint.save(self.folder, federation, self.run.keep)
+        return federation.spend("saving", time.perf_counter() - clock)

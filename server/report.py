@@ -1,0 +1,227 @@
+"""report.html: what a run did, in one file that needs no network, on a screen or on paper."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from server.digest import Digest, read_record, read_run
+from server.figures import (
+    dice_over_stages,
+    forgetting,
+    heat_map,
+    loss_over_rounds,
+    memory_age,
+    memory_shares,
+    timeline,
+)
+from server.headline import headline
+from server.metrics import MEANINGS, START, Measured, mean
+from server.page import duration, embed, number, page, size, table, text
+from server.palette import CLASS_COLOURS, SITE_COLOURS, class_colours, colours, site_colours
+from server.slices import Slices, find_slices, read_slices, slice_figure
+
+__all__ = ["read_record", "write_report"]
+
+SLICES_ROOM = 1_800_000
+"""Characters of embedded slices at most: the page stays under 3 MB."""
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html from what a run's folder holds, finished or not, and return its path.
+
+    Raises:
+        ValueError: the folder is no run's, or its record or R cannot be read.
+    """
+    run = read_run(Path(folder))
+    sections = [section(run) for section in SECTIONS]
+    path = run.folder / "report.html"
+    half = path.with_suffix(".html.part")
+    half.write_text(page(f"{run.name} · SiteStream", [part for part in sections if part]), encoding="utf-8")
+    os.replace(half, path)
+    return path
+
+
+# Sections: each is HTML, or nothing where the run has nothing to say --------------------------------------------------
+
+
+def arrivals(run: Digest) -> str:
+    present = run.present
+    if not present:
+        return ""
+    drawn = embed(
+        timeline(present, run.moves, run.failures, site_colours(run)),
+        "Which site is present in which round",
+        "Filled: the site takes part in the round; hatched: its order failed. ▶ arrives or returns, ❙ pauses, ✖ leaves.",
+    )
+    rows = [_site_line(run, site) for site in run.sites]
+    header = ["site", "annotates", "training cases", "test cases", "draws", "steps", "sent to it", "sent back"]
+    return _section("Arrivals", drawn + (table(header, rows, range(2, 8)) if rows else ""))
+
+
+def results(run: Digest) -> str:
+    matrix, tints = run.matrix, site_colours(run)
+    if not matrix.stages or not matrix.sites:
+        return _section("Results", '<p class="soft">No stage has been evaluated yet.</p>')
+    title = "<h3>R: Dice on each site's test cases after each stage</h3>"
+    caption = "Outlined: the site has just been learnt. Below it: what is kept of the site. Above it: before the site came."
+    parts = [title, embed(heat_map(matrix), "Result matrix R", caption)]
+    if matrix.last >= 1:
+        caption = "A disc marks the arrival; dotted, before it: what the model can do without having seen the site."
+        parts += ["<h3>Dice per site over the stages</h3>", embed(dice_over_stages(matrix, tints), "Dice per site", caption)]
+    return _section("Results", "".join(parts))
+
+
+def forgotten(run: Digest) -> str:
+    if not any(1 <= start < run.matrix.last for start in run.matrix.arrival):
+        return _section("Forgetting", '<p class="soft">No site was followed by another, so nothing can be forgotten.</p>')
+    caption = "Below zero: forgotten. Sites of the last stage have no curve yet."
+    return _section("Forgetting", embed(forgetting(run.matrix, site_colours(run)), "Change in Dice since arrival", caption))
+
+
+def classes(run: Digest) -> str:
+    rows = run.last_cases
+    if not rows:
+        return ""
+    names, sites = run.classes, [site for site in run.matrix.sites if any(row["site"] == site for row in rows)]
+    lines = []
+    for name in names:
+        cells = [mean(row["dice"] for row in rows if row["class"] == name and row["site"] == site) for site in sites]
+        if any(row["class"] == name for row in rows):
+            average = mean(cell.value for cell in cells)
+            lines.append([text(name), *(_with_count(cell) for cell in cells), f"<b>{number(average.value)}</b>"])
+    stage = rows[-1]["stage"]
+    when = "before training" if stage == START else f"after stage {text(stage)}"
+    note = f'<p class="soft">Mean Dice {when}, over the test cases whose label has the class (how many: in brackets).</p>'
+    header = ["class", *(text(site) for site in sites), "mean over sites"]
+    return _section("Classes", note + table(header, lines, range(1, len(header))))
+
+
+def memory(run: Digest) -> str:
+    trains, tints = run.trains, class_colours(run)
+    if not any(row.get("memory") for row in trains):
+        return ""
+    shown = dict(list(tints.items())[: len(CLASS_COLOURS)])
+    caption = "A sample that shows several classes counts for each. Black line: samples held. No bar: the site did not train."
+    parts = ["<h3>By class</h3>", embed(memory_shares(trains, "memory_classes", shown), "Memory by class", caption)]
+    domains = list(dict.fromkeys(name for row in trains for name in row.get("memory_domains") or {}))
+    if len(domains) > 1:
+        tints = site_colours(run)
+        tints = tints if set(domains) <= set(tints) else colours(domains, SITE_COLOURS)
+        parts += ["<h3>By origin</h3>", embed(memory_shares(trains, "memory_domains", tints), "Memory by origin")]
+    caption = "One point per sample held. An even spread keeps the past; a band along the upper edge forgets it."
+    parts += ["<h3>By age</h3>", embed(memory_age(trains, site_colours(run)), "Stream position of the samples held", caption)]
+    return _section("Memory", "".join(parts))
+
+
+def training(run: Digest) -> str:
+    if not any(row.get("loss_weight") for row in run.trains):
+        return ""
+    dropped = sum(row.get("dropped") or 0 for row in run.trains)
+    note = f"{dropped} steps with a loss that was no finite number were dropped." if dropped else ""
+    return _section("Training", embed(loss_over_rounds(run.trains, site_colours(run)), "Training loss", note))
+
+
+def slices(run: Digest) -> str:
+    cards: list[str] = []
+    notes: list[str] = []
+    room = SLICES_ROOM
+    paths = find_slices(run.folder, list(run.sites) or list(run.matrix.sites))
+    for path in paths:
+        try:
+            card = _card(read_slices(path), class_colours(run))
+        except ValueError as error:
+            notes.append(f'<p class="soft">{text(error)}</p>')
+            continue
+        room -= len(card)
+        if room < 0:
+            notes.append(f'<p class="soft">{len(cards)} of {len(paths)} cases are shown.</p>')
+            break
+        cards.append(card)
+    if not cards and not notes:
+        return ""
+    about = (
+        "Planes through the middle of the label; the patient's right is on the right. Beside a class: its Dice in the volume."
+    )
+    return _section("Test cases", f'<p class="soft">{about}</p><div class="cases">{"".join(cards)}</div>{"".join(notes)}')
+
+
+def metrics(run: Digest) -> str:
+    if not run.metrics:
+        return ""
+    rows = [
+        [f"<code>{text(name)}</code>", number(value, 2 if name == "hd95" else 4), str(cells), text(MEANINGS.get(name, ""))]
+        for name, (value, cells) in run.metrics.items()
+    ]
+    note = "" if run.end else '<p class="soft">So far: the run is unfinished.</p>'
+    return _section("Metrics", note + table(["id", "value", "terms in the mean", "meaning"], rows, (1, 2)))
+
+
+def failures(run: Digest) -> str:
+    if not run.failures:
+        return ""
+    keys = ("round", "site", "task", "kind", "reason")
+    rows = [[text(row.get(key, "")) for key in keys] for row in run.failures]
+    return _section("Failures", "<p>The run went on without these replies.</p>" + table(keys, rows))
+
+
+def provenance(run: Digest) -> str:
+    versions = ", ".join(f"{text(name)} {text(version)}" for name, version in (run.run.get("versions") or {}).items())
+    end = run.end or {}
+    phases = ("training", "evaluating", "merging", "saving")
+    spent = ", ".join(f"{phase} {duration(end[key])}" for phase in phases if (key := f"seconds_{phase}") in end)
+    parts = [
+        f"<p>To run it again:</p><pre>python run_sim.py run {text(run.folder)}/config.yaml</pre>",
+        f"<p>Versions: {versions}.</p>" if versions else "",
+        f"<p>Time: {duration(end['seconds'])} in all ({spent}).</p>" if spent else "",
+        f"<h3>Configuration</h3><pre>{text(run.config)}</pre>" if run.config else "",
+    ]
+    return _section("How this was made", "".join(parts))
+
+
+SECTIONS: tuple[Callable[[Digest], str], ...] = (
+    headline,
+    arrivals,
+    results,
+    forgotten,
+    classes,
+    memory,
+    training,
+    slices,
+    metrics,
+    failures,
+    provenance,
+)
+
+# Parts of sections ----------------------------------------------------------------------------------------------------
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>{body}</section>"
+
+
+def _site_line(run: Digest, site: str) -> list[str]:
+    """A row of the table of sites."""
+    row, rows = run.sites[site], [row for row in run.trains if row["site"] == site]
+    draws, steps, down, up = (sum(row.get(key) or 0 for row in rows) for key in ("draws", "steps", "bytes_down", "bytes_up"))
+    name = f"{_swatch(site_colours(run)[site])}{text(site)}{' (extra client)' if row.get('extra') else ''}"
+    names = ", ".join(text(name) for name in row.get("classes") or ())
+    return [name, names, text(row.get("cases", "–")), text(row.get("tests", "–")), str(draws), str(steps), size(down), size(up)]
+
+
+def _card(slices: Slices, tints: dict[str, str]) -> str:
+    """A test case: its three planes, and the Dice of each class."""
+    keys = [
+        f'<span class="key">{_swatch(tints.get(name, "#BBBBBB"))}{text(name)} {number(dice)}</span>'
+        for name, dice in zip(slices.classes, slices.dice, strict=False)
+    ]
+    caption = f"<b>{text(slices.site)}</b>, case {text(slices.case)}, after stage {text(slices.stage)}<br>{' '.join(keys)}"
+    alt = f"Test case {slices.case} of {slices.site}: image, label and prediction"
+    return embed(slice_figure(slices, tints), alt, caption, pixels=True)
+
+
+def _with_count(cell: Measured) -> str:
+    return f'{number(cell.value)} <span class="soft">({cell.cells})</span>' if cell.cells else "–"
+
+
+def _swatch(tint: str) -> str:
+    return f'<span class="swatch" style="background:{tint}"></span>'

@@ -1,0 +1,141 @@
+"""The narrow waist: what the server needs of an engine, and the same over any Flower grid (Ray actors or real hospitals)."""
+
+import math
+import re
+import time
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from typing import Protocol
+
+from flwr.app import ArrayRecord, Message
+from flwr.serverapp import Grid
+
+import wire
+from strategies.base import Weights
+from wire import Failure, FailureKind, Order, Reply
+
+KINDS: dict[int, FailureKind] = {
+    1: "crashed",  # the client app could not be loaded
+    2: "crashed",  # it raised an exception
+    3: "late",  # the order expired before the site fetched it
+    4: "late",  # the reply expired
+    5: "lost",  # no heartbeat from the site
+    6: "refused",  # a modifier's precondition failed
+    7: "refused",  # the app bundle is not valid
+    8: "crashed",  # the app's process died
+}
+"""Flower's error codes in our words; any other code is `lost`."""
+
+LONGEST = 300
+"""Characters of a failure's reason."""
+
+
+class Sites(Protocol):
+    """Whatever carries orders to sites: this process, Ray, or Flower between hospitals."""
+
+    def connected(self) -> AbstractSet[str]:
+        """Names of the sites that could be asked now."""
+
+    def ask(self, shared: Weights, orders: Iterable[Order]) -> Iterator[Reply | Failure]:
+        """One answer per order, as they come: never raises because of a site, never holds all replies at once."""
+
+
+class GridSites:
+    """Sites behind a Flower grid.
+
+    A site is known by the name that the administrator gave its node, never by what its reply says.
+
+    Args:
+        deadline_s: seconds from the orders' departure after which a site without an answer is late; inf: the grid decides.
+        pause_s: seconds between two looks for replies when there was none; 0 for a grid that waits by itself.
+    """
+
+    def __init__(self, grid: Grid, *, deadline_s: float, pause_s: float) -> None:
+        self.grid, self.deadline_s, self.pause_s = grid, deadline_s, pause_s
+
+    def connected(self) -> set[str]:
+        """Names of the nodes there are now: none, for some seconds, when the server starts."""
+        return set(self._nodes())
+
+    def ask(self, shared: Weights, orders: Iterable[Order]) -> Iterator[Reply | Failure]:
+        """Send the orders, the shared weights packed once, and yield each answer when it comes."""
+        waiting, failures = self._push(wire.pack_weights(shared), orders)
+        yield from failures
+        end = time.monotonic() + self.deadline_s
+        while waiting and time.monotonic() < end:
+            before = len(waiting)
+            yield from self._pull(waiting)
+            if len(waiting) == before:
+                time.sleep(max(0.0, min(self.pause_s, end - time.monotonic())))
+        for order in waiting.values():
+            yield _failure(order, "late", f"no answer within {self.deadline_s:g} s")
+
+    def _nodes(self) -> dict[str, int]:
+        return {node.name: node.node_id for node in self.grid.get_nodes() if node.name}
+
+    def _push(self, record: ArrayRecord, orders: Iterable[Order]) -> tuple[dict[str, Order], list[Failure]]:
+        """Orders by message id, and those that could not be sent.
+
+        One message at a time, so that no two sites' own tensors are in memory together; Flower's grid walks through its
+        argument twice, so it must be a list.
+        """
+        nodes = self._nodes()
+        waiting: dict[str, Order] = {}
+        failures = []
+        for order in orders:
+            small = replace(order, extra={}, scores={})
+            if order.site not in nodes:
+                failures.append(_failure(small, "lost", "the site is not connected"))
+                continue
+            ids = list(self.grid.push_messages([self._message(order, record, nodes[order.site])]))
+            if ids and ids[0]:
+                waiting[ids[0]] = small
+            else:
+                failures.append(_failure(small, "lost", "the order could not be sent (too large?)"))
+        return waiting, failures
+
+    def _message(self, order: Order, record: ArrayRecord, node: int) -> Message:
+        kind = order.task if order.task in ("train", "evaluate") else "query"
+        ttl = self.deadline_s if math.isfinite(self.deadline_s) else None
+        return Message(wire.pack_order(order, record), node, kind, ttl=ttl, group_id=str(order.round))
+
+    def _pull(self, waiting: dict[str, Order]) -> Iterator[Reply | Failure]:
+        """What has come; an order answered leaves `waiting`. References are dropped before the next one is fetched."""
+        for message in self.grid.pull_messages(list(waiting)):
+            order = waiting.pop(message.metadata.reply_to_message_id, None)
+            answer = None if order is None else _answer(order, message)
+            del message
+            if answer is not None:
+                yield answer
+            del answer
+
+
+def _answer(order: Order, message: Message) -> Reply | Failure:
+    if message.has_error():
+        error = message.error
+        return _failure(order, KINDS.get(error.code, "lost"), error.reason or f"Flower's error {error.code}")
+    try:
+        reply = wire.unpack_reply(message.content)
+    except Exception as error:  # whatever a site sends, the round goes on
+        return _failure(order, "invalid", f"the reply cannot be read: {error}")
+    for name in ("run", "round", "task", "site"):
+        if getattr(reply, name) != getattr(order, name):
+            told, asked = getattr(reply, name), getattr(order, name)
+            return _failure(order, "invalid", f"the reply says {name} {told!r}, the order {asked!r}")
+    return reply
+
+
+def _failure(order: Order, kind: FailureKind, reason: str) -> Failure:
+    return Failure(site=order.site, round=order.round, task=order.task, kind=kind, reason=one_line(reason))
+
+
+def one_line(reason: str) -> str:
+    """A reason as a person wants it: of a traceback the last line, of Flower's <class 'ValueError'>:<'text'> the words."""
+    lines = [line.strip() for line in reason.strip().splitlines() if line.strip()]
+    if lines and lines[0].startswith("Traceback"):
+        lines = lines[-1:]
+    text = " ".join(lines)
+    flower = re.fullmatch(r"<class '(?:[\w.]*\.)?(\w+)'>:<'(.*)'>", text)
+    text = f"{flower[1]}: {flower[2]}" if flower else text
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."

@@ -1,0 +1,131 @@
+"""Slices of a test case for a simulation's report: image, label and prediction side by side, in three planes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slices:
+    """One test case as a site kept it."""
+
+    site: str
+    case: str
+    stage: str
+    image_XYZ: NDArray[np.float32]
+    """Float, RAS+."""
+    label_XYZ: NDArray[np.uint8]
+    """Bit c is set where `classes[c]` is."""
+    prediction_XYZ: NDArray[np.uint8]
+    spacing: tuple[float, float, float]
+    """Millimetres."""
+    classes: tuple[str, ...]
+    dice: tuple[float, ...]
+    """Per class; nan where the label lacks it."""
+
+
+def find_slices(folder: Path, sites: Sequence[str]) -> list[Path]:
+    """Slice files of a run's folder, the first of every site before the second of any."""
+    files = [(site, path) for site in sites for path in sorted((folder / "sites" / site / "slices").glob("*.npz"))]
+    rank = {path: sum(other == site for other, _ in files[:i]) for i, (site, path) in enumerate(files)}
+    return sorted(rank, key=lambda path: rank[path])
+
+
+def read_slices(path: Path) -> Slices:
+    """A slice file, which lies at <site>/slices/<case>.npz. Raises ValueError if it is none, or is damaged."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            x_mm, y_mm, z_mm = (float(mm) for mm in held["spacing"])
+            slices = Slices(
+                site=path.parent.parent.name,
+                case=str(held["case"]),
+                stage=str(held["stage"]),
+                image_XYZ=held["image_XYZ"].astype(np.float32),
+                label_XYZ=held["label_XYZ"],
+                prediction_XYZ=held["prediction_XYZ"],
+                spacing=(x_mm, y_mm, z_mm),
+                classes=tuple(str(name) for name in held["classes"]),
+                dice=tuple(float(value) for value in held["dice"]),
+            )
+    except Exception as error:  # a damaged archive raises whatever zipfile, zlib and numpy come upon
+        raise ValueError(f"{path.name}: no slices of a case ({error})") from None
+    if not slices.image_XYZ.shape == slices.label_XYZ.shape == slices.prediction_XYZ.shape or slices.image_XYZ.ndim != 3:
+        raise ValueError(f"{path.name}: image, label and prediction differ in shape")
+    return slices
+
+
+def centre(label_XYZ: NDArray[np.uint8]) -> tuple[int, int, int]:
+    """The voxel at the label's centre of mass; on an axis where that plane misses the label, the plane that shows most."""
+    marked = label_XYZ > 0
+    if not marked.any():
+        x, y, z = (length // 2 for length in label_XYZ.shape)
+        return x, y, z
+    places = []
+    for axis in range(3):
+        counts = marked.sum(axis=tuple(other for other in range(3) if other != axis))
+        middle = round(float(np.average(np.arange(len(counts)), weights=counts)))
+        places.append(middle if counts[middle] else int(counts.argmax()))
+    return places[0], places[1], places[2]
+
+
+def slice_figure(slices: Slices, tints: Mapping[str, str]) -> Figure:
+    """Rows: axial, coronal, sagittal through the label's centre. Columns: image, label, prediction."""
+    at = centre(slices.label_XYZ if slices.label_XYZ.any() else slices.prediction_XYZ)
+    tall = [_height(slices, axis) for _, axis in PLANES]
+    figure = Figure(figsize=(5.4, 1.75 * sum(tall) + 0.3), layout="constrained", facecolor="none")
+    grid = figure.subplots(3, 3, gridspec_kw={"height_ratios": tall}, squeeze=False)
+    low, high = np.nanpercentile(slices.image_XYZ, [0.5, 99.5])
+    for (plane, axis), row in zip(PLANES, grid, strict=True):
+        columns = (("image", None), ("label", slices.label_XYZ), ("prediction", slices.prediction_XYZ))
+        for axes, (title, mask_XYZ) in zip(row, columns, strict=True):
+            _grey(axes, _plane(slices.image_XYZ, axis, at), (low, max(high, low + 1e-6)), _aspect(slices, axis))
+            if mask_XYZ is not None:
+                _paint(axes, _plane(mask_XYZ, axis, at), [tints.get(name, "#BBBBBB") for name in slices.classes])
+            if axis == PLANES[0][1]:
+                axes.set_title(title, size=10)
+        row[0].set_ylabel(plane, size=9)
+    return figure
+
+
+def _plane(volume_XYZ: NDArray[Any], axis: int, at: tuple[int, int, int]) -> NDArray[Any]:
+    """A plane, rows upwards: x or y to the right, y or z up."""
+    plane: NDArray[Any] = volume_XYZ.take(at[axis], axis=axis).T
+    return plane
+
+
+def _aspect(slices: Slices, axis: int) -> float:
+    across, up = (slices.spacing[other] for other in range(3) if other != axis)
+    return up / across
+
+
+def _height(slices: Slices, axis: int) -> float:
+    """Height over width in millimetres, within what fits a page."""
+    across, up = (slices.image_XYZ.shape[other] for other in range(3) if other != axis)
+    return float(np.clip(up / across * _aspect(slices, axis), 0.4, 1.8))
+
+
+def _grey(axes: Axes, plane: NDArray[Any], window: tuple[float, float], aspect: float) -> None:
+    axes.imshow(plane, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", aspect=aspect)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _paint(axes: Axes, mask: NDArray[np.uint8], tints: Sequence[str]) -> None:
+    """A tint and an outline per class; classes may overlap."""
+    for bit, tint in enumerate(tints):
+        marked = (mask >> bit & 1).astype(np.float32)
+        if not marked.any():
+            continue
+        padded = np.pad(marked, 1)  # an outline needs an outside, also at the image's border
+        x, y = np.arange(-1, marked.shape[1] + 1), np.arange(-1, marked.shape[0] + 1)
+        axes.contourf(x, y, padded, levels=[0.5, 2], colors=[tint], alpha=0.35)
+        axes.contour(x, y, padded, levels=[0.5], colors=[tint], linewidths=1.1)
+    axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(-0.5, mask.shape[0] - 0.5))

@@ -1,0 +1,1 @@
+"""Pretend hospitals, and the engines that run them on one machine."""

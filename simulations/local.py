@@ -1,0 +1,28 @@
+"""The engine for tests and the debugger: every site in this very process, one after another."""
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
+
+from clients.work import Site
+from configs.schema import Run
+from wire import Failure, Order, Reply, Weights
+
+
+class LocalSites:
+    """Sites without a network: an order is a function call. Nothing is packed, so numbers are the very same."""
+
+    def __init__(self, run: Run, folders: Mapping[str, Path]) -> None:
+        self._sites = {name: Site(name, site, run, folders[name]) for name, site in run.sites.items()}
+
+    def connected(self) -> Set[str]:
+        """All of them."""
+        return self._sites.keys()
+
+    def ask(self, shared: Weights, orders: Iterable[Order]) -> Iterator[Reply | Failure]:
+        """Each order in turn; what a site raises becomes its Failure."""
+        for order in orders:
+            try:
+                yield self._sites[order.site].answer(order, shared)
+            except Exception as error:  # a site's fault must not end the run
+                reason = str(error) or type(error).__name__
+                yield Failure(site=order.site, round=order.round, task=order.task, kind="crashed", reason=reason)

@@ -1,0 +1,53 @@
+"""A plan, printed."""
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from configs.schema import Run
+from simulations.plan import Plan
+
+
+def print_plan(plan: Plan, run: Run, console: Console) -> None:
+    """What would run: a table of sites, and rounds, steps, model and bytes on the wire."""
+    table = Table(title=f"{escape(run.name)}: what would run", title_justify="left")
+    for heading, justify in (("site", "left"), ("arrives", "right"), ("present in rounds", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for heading in ("stream", "tests", "steps"):
+        table.add_column(heading, justify="right")
+    table.add_column("annotates")
+    for site in plan.sites:
+        numbers = (str(site.cases), str(site.tests), str(site.steps))
+        classes = escape(", ".join(site.classes))
+        table.add_row(escape(site.name), str(site.rounds[0]), spans(site.rounds), *numbers, classes)
+    console.print(table)
+    strategy = " · ".join(run.strategy.model_dump().values())
+    steps = sum(site.steps for site in plan.sites)
+    facts = {
+        "stages": f"{len(plan.stages)} in {plan.rounds} rounds: {' → '.join(plan.stages)}",
+        "steps": f"{steps} of batch {run.train.batch} (sampling rate {run.train.sampling_rate})",
+        "classes": f"{len(plan.classes)}: {', '.join(plan.classes)}",
+        "model": f"{run.model.network}, {plan.parameters:,} parameters ({plan.model_bytes / 1e6:.2f} MB)",
+        "patch": " x ".join(map(str, run.train.patch)),
+        "memory": f"{run.memory.policy}, {run.memory.budget} samples a site",
+        "strategy": strategy,
+        "on the wire": f"about {plan.wire_bytes / 1e6:.1f} MB",
+        "engine": run.engine.name,
+    }
+    for name, fact in facts.items():
+        console.print(f"{name:>12}  {escape(fact)}", highlight=False)
+
+
+def spans(rounds: tuple[int, ...]) -> str:
+    """Rounds as spans.
+
+    >>> spans((1, 2, 3, 5))
+    '1-3, 5'
+    """
+    found: list[list[int]] = []
+    for number in rounds:
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)

@@ -1,0 +1,123 @@
+"""What a config would do, without doing it: every name looked up, every case prepared, rounds, steps and bytes counted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+
+from clients import model
+from clients.data import SiteCases, site_cases
+from clients.objectives import make_objective
+from clients.prepare import prepare
+from clients.train import pick_device
+from configs.load import cache_root, nearest
+from configs.schema import Run
+from memory import make_policy
+from server.arrivals import make_schedule
+from strategies import make_strategy
+from wire import size
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """One site of the plan."""
+
+    name: str
+    cases: int
+    tests: int
+    classes: tuple[str, ...]
+    rounds: tuple[int, ...]
+    """The rounds in which it is present."""
+    steps: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would run."""
+
+    sites: tuple[SitePlan, ...]
+    classes: tuple[str, ...]
+    rounds: int
+    stages: tuple[str, ...]
+    parameters: int
+    model_bytes: int
+    wire_bytes: int
+    """Weights down and up for training, down for evaluation."""
+
+
+def check_names(run: Run) -> None:
+    """Look up every name of the recipe. Raises ValueError with the nearest valid one."""
+    make_policy(run.memory.policy, run.memory.args)
+    make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share)
+    make_objective(run.strategy.objective)
+    if run.model.network not in model.NETWORKS:
+        raise ValueError(f"model.network: there is no {run.model.network!r}; {nearest(run.model.network, model.NETWORKS)}")
+    model.build(run.model.network, run.model.args, ("class",), run.seed)
+    model.check_patch(run.model.network, run.model.args, run.train.patch)
+    for name, site in run.sites.items():
+        try:
+            pick_device(site.device)
+        except ValueError as error:
+            raise ValueError(f"sites.{name}.device: {error}") from None
+
+
+def prepare_all(run: Run, said: Callable[[str, int, int], None] = lambda site, done, of: None) -> dict[str, SiteCases]:
+    """Every site's cases, each pre-processed into the cache. Raises ValueError naming site and case."""
+    found = {name: site_cases(name, site, run.seed) for name, site in run.sites.items()}
+    for name, cases in found.items():
+        if run.sites[name].learns and not cases.train:
+            raise ValueError(f"site {name!r}: no training case is left after the split")
+        wanted = [*cases.train, *(cases.test if run.evaluate.on == "test" else cases.validation)]
+        try:
+            for done, _ in enumerate(prepare(wanted, run.preprocess, cache_root()), 1):
+                said(name, done, len(wanted))
+        except ValueError as error:
+            raise ValueError(f"site {name!r}: {error}") from None
+    return found
+
+
+def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
+    """The plan of a materialised run."""
+    schedule = make_schedule(run.arrivals, list(run.sites))
+    names = set(run.sites)
+    present = {r: schedule.present(r, names) for r in range(1, schedule.rounds + 1)}
+    sites = []
+    for name in schedule.in_order(run.sites):
+        rounds = tuple(r for r, there in present.items() if name in there)
+        tests = cases[name].test if run.evaluate.on == "test" else cases[name].validation
+        steps = _steps(run, name, len(cases[name].train), len(rounds))
+        sites.append(SitePlan(name, len(cases[name].train), len(tests), tuple(cases[name].labels), rounds, steps))
+    for site in sites:
+        if not site.rounds:
+            raise ValueError(f"sites.{site.name}: is never present in the run's {schedule.rounds} rounds")
+    classes = tuple(dict.fromkeys(c for site in sites for c in site.classes))
+    weights = model.shared_weights(model.build(run.model.network, run.model.args, classes, run.seed))
+    stages = _stages([site for site in sites if site.name not in run.arrivals.extra])
+    trained = sum(len(site.rounds) for site in sites if site.cases)
+    evaluated = (len(stages) + 1) * sum(1 for site in sites if site.tests)
+    total = size(weights) * (2 * trained + evaluated)
+    parameters = sum(tensor.size for tensor in weights.values())
+    return Plan(tuple(sites), classes, schedule.rounds, stages, parameters, size(weights), total)
+
+
+def _steps(run: Run, name: str, cases: int, rounds: int) -> int:
+    """Optimizer steps of a site over its rounds (fill_first not counted)."""
+    if not cases:
+        return 0
+    left, steps, batch = cases, 0, run.train.batch
+    for served in range(rounds):
+        portions = run.sites[name].arriving or ()
+        wanted = portions[served] if served < len(portions) else run.stream.cases_per_round
+        new = left if wanted is None else min(left, wanted)
+        full, rest = divmod(new, batch)
+        per_case = run.train.sampling_rate
+        steps += full * per_case + ceil(per_case * rest / batch) if new else run.train.replay_steps
+        left -= new
+    return steps
+
+
+def _stages(sites: list[SitePlan]) -> tuple[str, ...]:
+    """Sites that arrive in the same round share a stage."""
+    stages: dict[int, list[str]] = {}
+    for site in sites:
+        stages.setdefault(site.rounds[0], []).append(site.name)
+    return tuple("+".join(names) for _, names in sorted(stages.items()))

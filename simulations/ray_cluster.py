@@ -1,0 +1,184 @@
+"""Starts a quiet Ray of our own (no dashboard, no telemetry, loopback only, nothing left behind), or joins a cluster."""
+
+import logging
+import math
+import os
+import signal
+import tempfile
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray._private import worker as ray_worker
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a site with `gpus: 0` may still see the GPU: its own `device` decides
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # everywhere, not only there: Ray's servers listen on loopback alone
+    "RAY_enable_worker_prestart": "0",  # else one idle process per core
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_niceness": "0",  # else 15: a simulation would yield to anything else that runs
+}
+STORE_BYTES = 2 * 1024**3
+"""Largest size of the object store; it holds one copy of the weights and the replies not yet fetched, and spills to disk."""
+HOME = Path(__file__).resolve().parent.parent
+"""Where our packages are: on the workers' path, whatever the working directory."""
+
+
+@contextmanager
+def cluster(address: str | None, cpus: int, gpus: bool, log: Path | None) -> Iterator[None]:
+    """A running Ray, stopped at exit, exceptions and Ctrl-C included.
+
+    Args:
+        address: a cluster to join; None: start one here.
+        cpus: with at least so many (pretended, if need be) cores.
+        gpus: look for GPUs.
+        log: the file for what Ray would print; None: nowhere.
+
+    Raises:
+        ValueError: no cluster answers at the address.
+    """
+    with tempfile.TemporaryDirectory(prefix="sitestream-", dir=_short(), ignore_cleanup_errors=True) as folder:
+        try:
+            with _silent_driver(log):
+                with _unwarned():
+                    _join(address) if address else _start(folder, cpus, gpus)
+                yield
+        finally:
+            with _unwarned():
+                ray.shutdown()
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_environment(cpus: float) -> dict[str, str]:
+    """Environment variables of an actor with so many cores."""
+    threads = str(max(1, math.floor(cpus)))
+    path = os.pathsep.join([str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {
+        "PYTHONPATH": path,
+        "HOME": os.path.expanduser("~"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        **{f"{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS")},
+    }
+
+
+def room(sites: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """(CPU cores, GPUs) that there are.
+
+    Raises:
+        ValueError: one of the sites wants more for itself.
+    """
+    there = ray.cluster_resources()
+    have = there.get("CPU", 0.0), there.get("GPU", 0.0)
+    for name, wanted in sites.items():
+        for i, what in enumerate(("CPU cores", "GPUs")):
+            if wanted[i] > have[i]:
+                raise ValueError(f"the site {name!r} wants {wanted[i]:g} {what}, there are {have[i]:g}")
+    return have
+
+
+class Shelf:
+    """Puts an object into the object store once, however often it is sent while it lives."""
+
+    def __init__(self) -> None:
+        self.references: dict[int, tuple[weakref.ref[Any], Any]] = {}
+
+    def put(self, thing: Any) -> Any:
+        """A reference to a copy in the store; we let go of it when the original is gone."""
+        key = id(thing)
+        if key not in self.references:
+            original = weakref.ref(thing, lambda _: self.references.pop(key, None))
+            self.references[key] = original, ray.put(thing)
+        return self.references[key][1]
+
+
+def _start(folder: str, cpus: int, gpus: bool) -> None:
+    # Ray asks three cloud providers' metadata addresses who they are, unless it finds this file at home (even with its
+    # usage statistics off). So for the moment of starting, home is the folder of the session; actors get theirs back.
+    (Path(folder) / "ray_bootstrap_config.yaml").write_text("{}")
+    ray_constants.ENABLE_RAY_CLUSTER = False  # read from the environment when ray was imported; see QUIET
+    with _environment({**QUIET, "HOME": folder}), _sigterm_kept():
+        ray.init(
+            "local",
+            num_cpus=max(cpus, cores()),
+            num_gpus=None if gpus else 0,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+        )
+
+
+def _join(address: str) -> None:
+    with _environment({"RAY_USAGE_STATS_ENABLED": "0"}), _sigterm_kept():
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from None
+
+
+def _short() -> str | None:
+    """A folder with a short name: the paths of Ray's sockets below it must stay under 104 characters."""
+    return "/tmp" if os.path.isdir("/tmp") else None
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Ray leaves open files and processes to the garbage collector, which warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _silent_driver(log: Path | None) -> Iterator[None]:
+    """What Ray says of dead actors goes to the log: `log_to_driver=False` leaves it on the screen (2.55)."""
+
+    def say(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+        if log:
+            with open(log, "a") as file:
+                file.write("\n".join(map(str, data["lines"])) + "\n")
+
+    before = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = say
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = before
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray replaces the handler of SIGTERM; put it back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

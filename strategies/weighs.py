@@ -1,0 +1,13 @@
+"""How much an update counts."""
+
+from strategies.base import Update
+
+
+def draws(update: Update) -> float:
+    """By what the site trained on, replay included: the federated-averaging weight of a stream."""
+    return float(update.draws)
+
+
+def equal(update: Update) -> float:
+    """Every site that trained counts alike."""
+    return 1.0 if update.draws else 0.0

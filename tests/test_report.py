@@ -1,0 +1,284 @@
+"""The report of a pretend run: 4 sites, 5 rounds, a pause, a failure, partly different classes, a hostile name."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.digest import read_run
+from server.figures import memory_age, memory_shares
+from server.metrics import ResultMatrix, final_metrics
+from server.page import duration, number, size
+from server.palette import CLASS_COLOURS, SITE_COLOURS, colours
+from server.report import SECTIONS, read_record, write_report
+from server.slices import Slices, centre, find_slices, read_slices, slice_figure
+
+Row = dict[str, Any]
+
+ANNOTATED = {
+    "north": ("liver", "spleen"),
+    "south": ("liver", "kidney", "tumor"),
+    "east": ("spleen", "kidney"),
+    "<script>west": ("liver", "spleen", "kidney", "tumor & cyst"),
+}
+NORTH, SOUTH, EAST, WEST = ANNOTATED
+PRESENT = {1: [NORTH], 2: [NORTH, SOUTH], 3: [SOUTH, EAST], 4: [NORTH, SOUTH, EAST], 5: [NORTH, EAST, WEST]}
+MOVES = [(1, "arrive", NORTH), (2, "arrive", SOUTH), (3, "arrive", EAST), (3, "pause", NORTH), (4, "return", NORTH)]
+MOVES += [(5, "arrive", WEST), (5, "leave", SOUTH)]
+STAGES = {"start": 0, NORTH: 1, SOUTH: 2, EAST: 4, WEST: 5}
+VALUES = [[0.02, 0.03, 0.01, 0.04], [0.81, 0.34, 0.41, 0.28], [0.74, 0.72, 0.39, 0.31], [0.62, 0.61, 0.77, 0.35]]
+VALUES += [[0.66, 0.55, 0.71, 0.69]]
+BUDGET = 8
+
+
+def result_matrix() -> ResultMatrix:
+    matrix = ResultMatrix()
+    for stage, row in zip(STAGES, VALUES, strict=True):
+        matrix = matrix.with_row(stage, dict(zip(ANNOTATED, row, strict=True)))
+    return matrix
+
+
+def training_row(round: int, site: str, seen: dict[str, int], rng: np.random.Generator) -> Row:
+    new = 6 if seen[site] < 18 else 0
+    seen[site] += new
+    held = sorted(rng.choice(seen[site], min(BUDGET, seen[site]), replace=False).tolist())
+    steps = 4 * max(new, 2)
+    return {
+        "event": "train", "round": round, "stage": site, "site": site, "draws": 2 * steps, "steps": steps, "dropped": 0,
+        "new_cases": new, "stream_left": 18 - seen[site], "loss_sum": steps * (1.4 / round + 0.2 * rng.random()),
+        "loss_weight": steps, "memory": len(held), "budget": BUDGET,
+        "memory_classes": {name: int(rng.integers(1, len(held) + 1)) for name in ANNOTATED[site]},
+        "memory_domains": {site: len(held) - 2, NORTH: 2} if site != NORTH else {site: len(held)},
+        "memory_arrived": held, "bytes_down": 480_000, "bytes_up": 480_000, "seconds": 9.5,
+    }  # fmt: skip
+
+
+def case_rows(stage: str, rng: np.random.Generator) -> list[Row]:
+    rows: list[Row] = []
+    for k, (site, names) in enumerate(ANNOTATED.items()):
+        for case in range(3):
+            for name in names:
+                absent = name == "tumor" and case == 0
+                dice = None if absent else float(np.clip(VALUES[list(STAGES).index(stage)][k] + rng.normal(0, 0.05), 0, 1))
+                row = {"event": "case", "stage": stage, "site": site, "case": f"case_{case}", "class": name, "dice": dice}
+                row |= {"dice.all": dice if dice is not None else 1.0, "iou": dice and dice / (2 - dice), "voxels": 900}
+                rows.append(row | ({"hd95": 4.2, "nsd": 0.7} if stage == WEST else {}))
+    return rows
+
+
+def record_rows(last_round: int = 5) -> list[Row]:
+    """A run's record up to the end of a round; all of it, with metrics and end, after the fifth."""
+    rng, seen = np.random.default_rng(7), dict.fromkeys(ANNOTATED, 0)
+    strategy = {"merge": "average", "weigh": "draws", "share": "labelled", "objective": "plain"}
+    memory = {"policy": "selective", "args": {"k": 4}, "budget": BUDGET}
+    rows: list[Row] = [{"event": "run", "name": "pretend", "seed": 3, "paradigm": "continual", "strategy": strategy,
+                        "memory": memory, "versions": {"python": "3.11.7", "torch": "2.13.0"}}]  # fmt: skip
+    rows += [{"event": "site", "site": s, "classes": c, "cases": 18, "tests": 3, "extra": False} for s, c in ANNOTATED.items()]
+    for stage, after in STAGES.items():
+        for round in [r for r in PRESENT if list(STAGES.values())[list(STAGES).index(stage) - 1] < r <= after]:
+            if round > last_round:
+                return rows
+            rows += [{"event": kind, "round": r, "site": site, "stage": site} for r, kind, site in MOVES if r == round]
+            failed = SOUTH if round == 4 else None
+            rows += [training_row(round, site, seen, rng) for site in PRESENT[round] if site != failed]
+            if failed:
+                failure = {"event": "failure", "round": 4, "site": failed, "task": "train"}
+                rows.append(failure | {"kind": "late", "reason": "<b>30 s"})
+            rows.append({"event": "round", "round": round, "stage": stage, "present": PRESENT[round], "seconds": 21.5})
+        rows += case_rows(stage, rng)
+        results = dict(zip(ANNOTATED, VALUES[list(STAGES).index(stage)], strict=True))
+        rows += [{"event": "result", "stage": stage, "site": site, "dice": dice} for site, dice in results.items()]
+    last = [row for row in rows if row.get("stage") == WEST and row["event"] == "case"]
+    final = final_metrics(result_matrix(), last, 0.4)
+    rows += [{"event": "metric", "id": name, "value": value, "cells": cells} for name, (value, cells) in final.items()]
+    end = {"event": "end", "seconds": 187.0, "seconds_training": 120.0, "seconds_evaluating": 55.0}
+    return [*rows, end | {"seconds_merging": 2.0, "seconds_saving": 0.4}]
+
+
+def write_slices(folder: Path, site: str, case: str) -> Path:
+    """A bright ellipsoid in noise as the label, the same one voxel to the side as the prediction."""
+    rng = np.random.default_rng(len(site))
+    x, y, z = np.meshgrid(*(np.arange(n) for n in (48, 40, 30)), indexing="ij")
+    organ = ((x - 18) / 9) ** 2 + ((y - 20) / 11) ** 2 + ((z - 15) / 8) ** 2 < 1
+    tumor = (x - 15) ** 2 + (y - 18) ** 2 + (z - 15) ** 2 < 16
+    label = (organ + 2 * tumor).astype(np.uint8)
+    image = rng.normal(0, 0.15, label.shape) + organ + 0.6 * tumor
+    path = folder / "sites" / site / "slices" / f"{case}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = np.array(ANNOTATED[site][:2])
+    np.savez(path, image_XYZ=image.astype(np.float16), label_XYZ=label, prediction_XYZ=np.roll(label, 1, 0), classes=names,
+             spacing=np.array([2.0, 2.0, 3.0]), case=case, stage=WEST, dice=np.array([0.93, np.nan]))  # fmt: skip
+    return path
+
+
+def write_folder(folder: Path, rows: list[Row], matrix: ResultMatrix | None, slices: bool = True) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "record.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "config.yaml").write_text("name: pretend\nseed: 3\nmemory: {policy: selective, budget: 8}  # <i>\n")
+    if matrix is not None:
+        (folder / "R.csv").write_text(matrix.to_csv())
+    if slices:
+        for site in (NORTH, SOUTH, EAST):
+            write_slices(folder, site, "case_0")
+        write_slices(folder, NORTH, "case_1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("runs") / "pretend", record_rows(), result_matrix())
+
+
+@pytest.fixture(scope="module")
+def document(finished: Path) -> str:
+    return write_report(finished).read_text(encoding="utf-8")
+
+
+def headings(document: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", document)
+
+
+def test_every_section_is_there(document: str) -> None:
+    expected = ["Arrivals", "Results", "Forgetting", "Classes", "Memory", "Training", "Test cases", "Metrics", "Failures"]
+    assert headings(document) == [*expected, "How this was made"]
+    assert len(headings(document)) == len(SECTIONS) - 1  # the headline has no heading of its own
+    assert document.count("<figure>") == 8 + 4
+
+
+def test_the_headline_says_the_result(document: str) -> None:
+    top = re.sub("<.*?>", "", document[document.index("<body>") : document.index("<h2>")])
+    assert "4 sites, 4 stages of arrival, 5 rounds." in top
+    assert "ends with a mean Dice of 0.652" in top and "have lost 0.127 Dice" in top
+    assert "1 order to a site failed" in top and "3 min 7 s" in top and "share labelled" in top
+    assert "Unfinished" not in top
+
+
+def test_nothing_is_asked_of_the_network(document: str) -> None:
+    sources = re.findall(r"""(?:src|href|srcset|url|action)\s*[=(]\s*["']?([^"'\s>)]+)""", document)
+    assert sources and all(source.startswith("data:image/") for source in sources)
+    assert "http://" not in document and "https://" not in document and "@import" not in document
+    assert not re.search(r"<(script|link|iframe|object)\b", document)
+
+
+def test_names_are_escaped(document: str) -> None:
+    assert "<script>" not in document and "&lt;script&gt;west" in document
+    assert "tumor &amp; cyst" in document and "&lt;b&gt;30 s" in document and "# &lt;i&gt;" in document
+
+
+def test_the_file_is_light_and_the_same_each_time(finished: Path, document: str) -> None:
+    assert len(document.encode()) < 3_000_000
+    assert write_report(finished).read_text(encoding="utf-8") == document
+    assert not list(finished.glob("*.part"))
+
+
+def test_tables_hold_the_numbers(document: str) -> None:
+    plain = re.sub("<.*?>", " ", document)
+    assert re.search(r"bwt\.gem\s+−0\.1267\s+3\s", plain)
+    assert re.search(r"hd95\s+4\.20\s", plain)
+    assert "python run_sim.py run" in plain and "torch 2.13.0" in plain
+    west = [cell for cell in re.findall(r"<tr>.*?</tr>", document) if "tumor &amp; cyst</td>" in cell][-1]
+    assert west.count("–") == 3 and "(3)" in west  # three sites do not annotate it, the fourth has three cases
+
+
+@pytest.mark.parametrize("last_round", [0, 1, 3])
+def test_an_unfinished_run_says_so(tmp_path: Path, last_round: int) -> None:
+    folder = write_folder(tmp_path / "half", record_rows(last_round), None, slices=False)
+    with (folder / "record.jsonl").open("a") as record:
+        record.write('{"event": "round", "rou')
+    document = write_report(folder).read_text(encoding="utf-8")
+    assert "Unfinished." in document and f"{last_round} round" in document
+    assert "Test cases" not in headings(document)
+    assert ("Metrics" in headings(document)) == (last_round > 0)
+
+
+def test_a_record_of_one_line_is_enough(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "bare", record_rows()[:1], None, slices=False)
+    document = write_report(folder).read_text(encoding="utf-8")
+    assert "No stage has been evaluated yet." in document and "<h1>pretend</h1>" in document
+
+
+def test_read_record_forgives_the_last_line_only(tmp_path: Path) -> None:
+    record = tmp_path / "record.jsonl"
+    record.write_bytes(b'{"event": "run"}\n\n{"event": "round", "round": 1}\n{"event": "r\xc3')
+    assert [row["event"] for row in read_record(tmp_path)] == ["run", "round"]
+    record.write_text('{"event": "run"}\n{"event\n{"event": "end"}\n')
+    with pytest.raises(ValueError, match="line 2 is no JSON"):
+        read_record(tmp_path)
+    with pytest.raises(ValueError, match="no run's folder"):
+        read_record(tmp_path / "missing")
+
+
+def test_a_round_written_twice_by_a_resumed_run_counts_once(tmp_path: Path) -> None:
+    rows = record_rows(2)
+    run = read_run(write_folder(tmp_path / "again", [*rows, *rows[5:]], None, slices=False))
+    assert [(row["round"], row["site"]) for row in run.trains] == [(1, NORTH), (2, NORTH), (2, SOUTH)]
+    assert [row["round"] for row in run.rounds] == [1, 2] and run.seconds == pytest.approx(43.0)
+    assert run.matrix.stages == ("start", NORTH, SOUTH) and run.matrix.values[2, 0] == 0.74
+    assert run.present == {NORTH: [1, 2], SOUTH: [2], EAST: [], WEST: []}
+
+
+def test_a_memory_chart_clips_no_bar() -> None:
+    counts = [("a", 3), ("b", 20), ("c", 5)]
+    trains = [{"round": 1, "site": site, "memory": n, "memory_classes": {"x": n}, "memory_arrived": [n]} for site, n in counts]
+    for figure in (memory_shares(trains, "memory_classes", {"x": "#000000"}), memory_age(trains, {})):
+        assert all(axes.get_ylim()[1] >= 20 >= 0 >= axes.get_ylim()[0] for axes in figure.axes)
+
+
+def test_many_sites_and_classes_still_fit(tmp_path: Path) -> None:
+    names = [f"site_{k:02d}" for k in range(24)]
+    matrix = ResultMatrix().with_row("start", dict.fromkeys(names, 0.0))
+    rows: list[Row] = []
+    for round, site in enumerate(names, 1):
+        matrix = matrix.with_row(site, dict.fromkeys(names, 0.5))
+        held = {f"$class_{c}^": 3 for c in range(30)}
+        rows += [{"event": "site", "site": site, "classes": list(held), "cases": 9, "tests": 2, "extra": False}]
+        rows += [{"event": "arrive", "round": round, "site": site, "stage": site}]
+        rows += [{"event": "train", "round": round, "site": site, "stage": site, "memory": 8, "memory_classes": held,
+                  "memory_arrived": list(range(8)), "loss_sum": None, "loss_weight": 4}]  # fmt: skip
+    path = write_report(write_folder(tmp_path / "many", rows, matrix, slices=False))
+    assert 50_000 < path.stat().st_size < 3_000_000
+
+
+def test_slices_go_round_the_sites_and_a_damaged_file_is_named(finished: Path, tmp_path: Path) -> None:
+    found = [(path.parent.parent.name, path.stem) for path in find_slices(finished, [NORTH, SOUTH, EAST])]
+    assert found == [(NORTH, "case_0"), (SOUTH, "case_0"), (EAST, "case_0"), (NORTH, "case_1")]
+    folder = write_folder(tmp_path / "damaged", record_rows(1), None)
+    path = folder / "sites" / SOUTH / "slices" / "case_0.npz"
+    path.write_bytes(path.read_bytes()[:500])
+    document = write_report(folder).read_text(encoding="utf-8")
+    assert "case_0.npz: no slices of a case" in document and "case case_1" in document
+
+
+def test_the_centre_is_where_the_label_is() -> None:
+    label = np.zeros((9, 8, 7), np.uint8)
+    assert centre(label) == (4, 4, 3)
+    label[1:4, 2:5, 5] = 2
+    assert centre(label) == (2, 3, 5)
+    two = np.zeros((9, 3, 3), np.uint8)
+    two[0], two[8] = 1, 1
+    assert centre(two) == (0, 1, 1)  # the middle lies between the two and would show neither
+
+
+def test_a_slice_figure_shows_three_planes_of_three_pictures(tmp_path: Path) -> None:
+    slices = read_slices(write_slices(tmp_path, NORTH, "case_0"))
+    axes = slice_figure(slices, colours(slices.classes, CLASS_COLOURS)).axes
+    assert [axis.get_title() for axis in axes[:3]] == ["image", "label", "prediction"] and len(axes) == 9
+    assert not axes[0].collections and len(axes[1].collections) == 4  # an area and an outline for each of two classes
+    blank = np.zeros((5, 5, 5), np.float32)
+    empty = Slices(site="a", case="b", stage="c", image_XYZ=blank, label_XYZ=blank.astype(np.uint8), spacing=(1, 1, 1),
+                   prediction_XYZ=blank.astype(np.uint8), classes=("liver",), dice=(0.0,))  # fmt: skip
+    assert len(slice_figure(empty, {}).axes) == 9
+
+
+def test_colours_go_round() -> None:
+    tints = colours([f"s{k}" for k in range(len(SITE_COLOURS) + 1)], SITE_COLOURS)
+    assert tints["s0"] == tints[f"s{len(SITE_COLOURS)}"] and len(set(tints.values())) == len(SITE_COLOURS)
+
+
+def test_numbers_read_well() -> None:
+    assert (number(-0.12345), number(0.5, sign=True), number(None), number(float("nan"))) == ("−0.123", "+0.500", "–", "–")
+    assert (duration(4.2), duration(59.7), duration(187), duration(7300)) == ("4.2 s", "1 min 0 s", "3 min 7 s", "2 h 1 min")
+    assert (size(999), size(1_900_000)) == ("999 B", "1.9 MB")
