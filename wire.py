@@ -178,7 +178,8 @@ def _pack(facts: Mapping[str, Any], weights: ArrayRecord, extra: Weights, arrays
 
 def _facts(content: RecordDict) -> dict[str, Any]:
     try:
-        facts = json.loads(str(content.config_records["facts"]["json"]))
+        record = content["facts"]  # not content.config_records: that ties the message into a cycle, and tensors live on
+        facts = json.loads(str(record["json"]))
     except (KeyError, ValueError):
         raise ValueError("the message holds no readable facts") from None
     if not isinstance(facts, dict):
@@ -187,4 +188,5 @@ def _facts(content: RecordDict) -> dict[str, Any]:
 
 
 def _arrays(content: RecordDict, name: str) -> Weights:
-    return unpack_weights(content.array_records.get(name, ArrayRecord()))
+    record = content.get(name, ArrayRecord())
+    return unpack_weights(record) if isinstance(record, ArrayRecord) else {}

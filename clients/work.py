@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -138,7 +139,7 @@ class Site:
             found = list(evaluate.scores(prediction, truth, list(self.cases.labels), spacing))
             rows += [{"case": self._keyed(case.name), **row} for row in found]
             if order.last and done < self.run.evaluate.slices:
-                self._keep_slices(volume, prediction, truth, [row["dice"] for row in found])
+                self._keep_slices(volume, order.round, prediction, truth, [row["dice"] for row in found])
         self.progress.show("idle", force=True, round=order.round)
         return self._reply(order, rows=tuple(rows))
 
@@ -182,11 +183,15 @@ class Site:
     def _secret(self) -> bytes:
         path = self.folder / "secret"
         if not path.is_file():
-            path.write_bytes(os.urandom(32))
-            path.chmod(0o600)
+            handle, draft = tempfile.mkstemp(dir=self.folder)  # for its owner's eyes from the first byte, whole or absent
+            with os.fdopen(handle, "wb") as file:
+                file.write(os.urandom(32))
+            os.replace(draft, path)
         return path.read_bytes()
 
-    def _keep_slices(self, volume: Volume, prediction: np.ndarray, truth: np.ndarray, dice: Sequence[float | None]) -> None:
+    def _keep_slices(
+        self, volume: Volume, round: int, prediction: np.ndarray, truth: np.ndarray, dice: Sequence[float | None]
+    ) -> None:
         """A case for the eye, in the site's folder: at most 8 classes, one bit each."""
         place = self.folder / "slices"
         place.mkdir(exist_ok=True)
@@ -204,6 +209,7 @@ class Site:
             spacing=np.asarray(volume.spacing),
             classes=np.asarray(list(self.cases.labels)[:8]),
             case=np.asarray(name),
+            when=np.asarray(f"after round {round}"),
             dice=np.asarray([np.nan if value is None else value for value in dice[:8]]),
         )
 

@@ -9,7 +9,7 @@ import math
 import time
 from pathlib import Path
 
-from flwr.app import Context
+from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from configs.load import load_run
@@ -34,8 +34,13 @@ def main(grid: Grid, context: Context) -> None:
     conduct(sites, run, folder)
 
 
+def serve(grid: Grid, told: dict[str, str | int | float | bool]) -> None:
+    """Call the app over a grid that is here already (a simulation's), with this run config."""
+    app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=told))
+
+
 def _wait_for(run: Run, sites: GridSites) -> None:
     """Node ids are never there at once: scripted runs wait for every site, an open door for the first."""
-    wanted = set(run.sites) if run.arrivals.door == "scripted" else set()
+    wanted = {*run.sites, *(run.arrivals.visits or run.arrivals.order or ())} if run.arrivals.door == "scripted" else set()
     while not (sites.connected() and wanted <= sites.connected()):
         time.sleep(POLL_S)

@@ -1,5 +1,6 @@
 """Which site is present in which round: written down beforehand, or whoever has connected."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,9 +49,9 @@ class Scripted:
         return {site for site, end in ends.items() if end is not None and end < round}
 
     def in_order(self, sites: Iterable[str]) -> list[str]:
-        """By first visit, then as written."""
-        written = list(self.visits)
-        return sorted(sites, key=lambda site: (self.visits[site][0][0], written.index(site)))
+        """By first visit, then as written; a site that is connected but not named comes last."""
+        places = {site: (visits[0][0], i) for i, (site, visits) in enumerate(self.visits.items())}
+        return sorted(sites, key=lambda site: (*places.get(site, (math.inf, 0)), site))
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def make_schedule(arrivals: Arrivals, sites: Sequence[str]) -> ArrivalSchedule:
         visits: dict[str, list[Visit]] = {site: [*turns] for site, turns in arrivals.visits.items() if turns}
     else:
         visits = {site: [_one_visit(i, arrivals)] for i, site in enumerate(arrivals.order or sites)}
+    if not visits:
+        raise ValueError("arrivals: no site is named, neither there nor in `sites`")
     return Scripted(visits, arrivals.rounds or _last_round(visits, arrivals.rounds_per_stage))
 
 
@@ -92,7 +95,5 @@ def _one_visit(index: int, arrivals: Arrivals) -> Visit:
 
 def _last_round(visits: Mapping[str, Sequence[Visit]], rounds_per_stage: int) -> int:
     """The end of the last stage: a visit that is not told to end lasts at least a stage."""
-    last_join = max(turns[0][0] for turns in visits.values())
-    ends = [first if last is None else last for turns in visits.values() for first, last in turns]
-    stay = max((first for turns in visits.values() for first, last in turns if last is None), default=0)
-    return max(*ends, last_join, stay + rounds_per_stage - 1) if len(ends) else 1
+    turns = [turn for turns in visits.values() for turn in turns]
+    return max(first + rounds_per_stage - 1 if last is None else last for first, last in turns)

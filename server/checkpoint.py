@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from server.federation import Federation, from_facts
+from server.tensors import read_tensors, write_tensors
 from strategies.base import State, Weights
 
 
@@ -18,13 +18,13 @@ def save(folder: Path, federation: Federation, keep: int) -> None:
     place = folder / "checkpoints"
     place.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place))
-    save_file(_flat(federation.state), draft / "state.safetensors")
+    write_tensors(_flat(federation.state), draft / "state.safetensors")
     (draft / "state.json").write_text(json.dumps(federation.facts()))
     target = place / f"{federation.round:06d}"
     if target.exists():
         shutil.rmtree(target)
     os.replace(draft, target)
-    for old in _rounds(place)[:-keep]:
+    for old in (*_rounds(place)[:-keep], *place.glob(".draft-*")):  # drafts are left behind by a process that was killed
         shutil.rmtree(old)
 
 
@@ -33,7 +33,7 @@ def load(folder: Path) -> Federation | None:
     for place in reversed(_rounds(folder / "checkpoints")):
         try:
             facts = json.loads((place / "state.json").read_text())
-            return from_facts(facts, _state(load_file(place / "state.safetensors"), facts["step"]))
+            return from_facts(facts, _state(read_tensors(place / "state.safetensors"), facts["step"]))
         except (OSError, ValueError, KeyError, SafetensorError):
             continue  # torn: the one before it is whole
     return None

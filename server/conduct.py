@@ -2,6 +2,7 @@
 
 import json
 import platform
+import resource
 import time
 import uuid
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
 
 from configs.schema import Run
 from server import checkpoint
@@ -19,6 +19,7 @@ from server.loop import CaseRows, Loop
 from server.metrics import Measured, final_metrics
 from server.record import Record
 from server.sites import Sites
+from server.tensors import read_tensors, write_tensors
 from strategies import make_strategy
 from strategies.base import Weights
 
@@ -41,9 +42,9 @@ def conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
         record.cut(federation.record)
         schedule = make_schedule(run.arrivals, list(run.sites))
         strategy = make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share)
-        loop = Loop(run, folder, sites, schedule, strategy, record, _given_weights(run))
+        loop = Loop(run, folder, sites, schedule, strategy, record, _given_weights(run), began)
         federation, rows = loop(federation)
-        federation = federation.spend("total", time.perf_counter() - began)
+        federation = federation.spend("total", time.perf_counter() - loop.clock)
         return _leave_results(federation, rows, run, folder, record)
     finally:
         record.close()
@@ -72,7 +73,7 @@ def _given_weights(run: Run) -> tuple[Weights, tuple[str, ...]]:
     try:
         with safe_open(path, framework="np") as file:
             classes = json.loads((file.metadata() or {})[METADATA])["classes"]
-        return load_file(path), tuple(classes)
+        return read_tensors(path), tuple(classes)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"model.weights: {path} is no model of ours ({error})") from None
 
@@ -98,6 +99,7 @@ def _leave_results(federation: Federation, rows: CaseRows, run: Run, folder: Pat
     record.append("end", seconds=federation.seconds["total"], **seconds)
     save_model(federation, run, folder / "model.safetensors")
     summary: dict[str, Any] = {name: _or_null(measured.value) for name, measured in metrics.items()}
+    summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     summary |= {"seed": run.seed, "versions": versions(), "seconds": federation.seconds}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     return metrics
@@ -105,16 +107,18 @@ def _leave_results(federation: Federation, rows: CaseRows, run: Run, folder: Pat
 
 def save_model(federation: Federation, run: Run, path: Path) -> None:
     """The model, with everything that predicting needs: network, pre-processing, window, classes by row."""
+    weights, roles = federation.state.weights, federation.roles
+    rows = next((len(tensor) for name, tensor in weights.items() if roles.get(name) == "head"), None)
     facts = {
         "network": run.model.network,
         "args": run.model.args,
-        "classes": federation.classes,
+        "classes": federation.classes[:rows],  # a class that nobody has trained yet has no row
         "preprocess": run.preprocess.model_dump(mode="json"),
         "patch": run.train.patch,
         "overlap": run.evaluate.overlap,
         "seed": run.seed,
     }
-    save_file(federation.state.weights, path, metadata={METADATA: json.dumps(facts)})
+    write_tensors(weights, path, {METADATA: json.dumps(facts)})
 
 
 def _or_null(value: float) -> float | None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from server.federation import Federation, Known
 from server.metrics import START, site_dice
 from server.record import Record
 from server.sites import Sites
-from server.spool import Spool, why_unfit
+from server.spool import Spool, why_incomplete, why_unfit
 from strategies import Strategy
 from strategies.base import State, Weights
 from wire import Failure, Order, Reply, Task, size
@@ -37,6 +37,8 @@ class Loop:
     record: Record
     given: tuple[Weights, tuple[str, ...]] = ({}, ())
     """Initial weights and their classes by row, if they come from a file."""
+    clock: float = field(default_factory=time.perf_counter)
+    """Up to when the total of seconds is counted."""
 
     def __call__(self, federation: Federation) -> tuple[Federation, CaseRows]:
         """All rounds that are left; the end state and the last evaluation's case rows."""
@@ -52,9 +54,9 @@ class Loop:
         federation = self.greet(federation, number)
         present = self.schedule.present(number, self.sites.connected()) & federation.known.keys()
         new = [site for site in self.schedule.in_order(present) if site not in federation.arrived]
-        if new:  # an arrival ends the stage before it
+        if self.hospitals(new):  # an arrival ends the stage before it
             federation, _ = self.end_stage(federation)
-            federation = federation.welcome(new)
+        federation = federation.welcome(new)
         federation = self.note_presence(federation, number, frozenset(present), new)
         learners = [site for site in sorted(present) if federation.known[site].cases]
         cost = {"draws": 0, "bytes_down": 0, "bytes_up": 0}
@@ -69,7 +71,8 @@ class Loop:
 
     def start(self, federation: Federation) -> Federation:
         """Meet the sites, get the initial weights from the first, evaluate before training: R's row 0."""
-        federation = self.greet(federation, 0)
+        clock = time.perf_counter()
+        federation = self.greet(federation, 0).spend("greeting", time.perf_counter() - clock)  # engines start up in it
         rounds = range(1, self.schedule.rounds + 1)
         first = next((there for r in rounds if (there := self.schedule.present(r, federation.known.keys()))), set())
         if not first:
@@ -82,6 +85,8 @@ class Loop:
         if failures:
             raise CannotContinue(f"no initial weights: {failures[0].site}: {failures[0].reason}")
         reply = replies[arriving[0]]
+        if weights and (reason := why_unfit(weights, reply.weights, reply.roles, len(self.given[1]))):
+            raise ValueError(f"model.weights: they do not belong to model.network: {reason}")
         federation = replace(federation, state=State(weights or reply.weights), roles=dict(reply.roles))
         return self.evaluate(federation, START)[0]
 
@@ -99,7 +104,7 @@ class Loop:
 
     def note_presence(self, federation: Federation, number: int, present: frozenset[str], new: list[str]) -> Federation:
         """Who came, came back, paused and left; a stage is named after who came."""
-        stage = "+".join(site for site in new if site not in self.run.arrivals.extra) or federation.stage
+        stage = "+".join(self.hospitals(new)) or federation.stage
         gone = frozenset(self.schedule.departed(number)) & frozenset(federation.arrived)
         events = {
             "arrive": new,
@@ -118,7 +123,7 @@ class Loop:
 
         def take(reply: Reply) -> Reply | Failure:
             if reason := why_unfit(reply.weights, shared, federation.roles, len(classes)):
-                return Failure(site=reply.site, round=number, task="train", kind="invalid", reason=reason)
+                return invalid(reply, reason)
             return spool.take(reply)
 
         orders = [self.order(federation, site, "train", number) for site in turn]
@@ -128,8 +133,8 @@ class Loop:
             raise CannotContinue(f"no site answered in round {number} ({failures[0].site}: {failures[0].reason})")
         federation = federation.spend("training", time.perf_counter() - clock)
         for site, reply in replies.items():
-            facts = {"draws": reply.draws, **reply.rows[0], "bytes_down": size(shared), "bytes_up": spool.bytes_up[site]}
-            self.record.append("train", round=number, stage=federation.stage, site=site, **facts)
+            facts = reply.rows[0] | {"round": number, "stage": federation.stage, "site": site, "draws": reply.draws}
+            self.record.append("train", **facts | {"bytes_down": size(shared), "bytes_up": spool.bytes_up[site]})
         clock = time.perf_counter()
         draws = sum(reply.draws for reply in replies.values())
         state = self.strategy.merge(federation.state, spool.updates()) if draws else federation.state
@@ -149,10 +154,10 @@ class Loop:
     def evaluate(self, federation: Federation, stage: str, last: bool = False) -> tuple[Federation, CaseRows]:
         """Every connected site evaluates the model on its own test cases; their Dice are a row of R."""
         clock = time.perf_counter()
-        tested = [s for s in self.sites.connected() & federation.known.keys() if federation.known[s].tests]
+        tested = [s for s in self.hospitals(self.sites.connected() & federation.known.keys()) if federation.known[s].tests]
         orders = [replace(self.order(federation, s, "evaluate", federation.round), last=last) for s in sorted(tested)]
         replies, _ = self.ask(federation.state.weights, orders)
-        columns = [s for s in self.schedule.in_order(federation.known) if s not in self.run.arrivals.extra]
+        columns = self.hospitals(self.schedule.in_order(federation.known))
         dice = {site: site_dice(replies[site].rows) if site in replies else float("nan") for site in columns}
         rows = [{"site": site, **row} for site, reply in replies.items() for row in reply.rows]
         for row in rows:
@@ -164,6 +169,10 @@ class Loop:
         (self.folder / "R.csv").write_text(results.to_csv())
         return replace(federation, results=results).spend("evaluating", time.perf_counter() - clock), rows
 
+    def hospitals(self, sites: Iterable[str]) -> list[str]:
+        """Without the extra clients, which name no stage and no column of R."""
+        return [site for site in sites if site not in self.run.arrivals.extra]
+
     def order(self, federation: Federation, site: str, task: Task, number: int) -> Order:
         """An order to a site as the federation stands."""
         facts: dict[str, Any] = {"classes": federation.classes, "quota": self.run.memory.budget}
@@ -173,7 +182,14 @@ class Loop:
         self, shared: Weights, orders: Iterable[Order], take: Callable[[Reply], Reply | Failure] = lambda reply: reply
     ) -> tuple[dict[str, Reply], list[Failure]]:
         """Replies by site, in site order, and failures, which are recorded. `take` handles each as it comes."""
-        answers = [take(a) if isinstance(a, Reply) else a for a in self.sites.ask(shared, list(orders))]
+
+        def checked(reply: Reply) -> Reply | Failure:
+            reason = why_incomplete(reply)
+            return invalid(reply, reason) if reason else take(reply)
+
+        answers = [
+            answer if isinstance(answer, Failure) else checked(answer) for answer in self.sites.ask(shared, list(orders))
+        ]
         answers.sort(key=lambda answer: answer.site)
         failures = [answer for answer in answers if isinstance(answer, Failure)]
         for failure in failures:
@@ -183,6 +199,12 @@ class Loop:
     def save(self, federation: Federation) -> Federation:
         """A checkpoint of everything up to here."""
         clock = time.perf_counter()
-        federation = replace(federation, record=self.record.length)
+        federation = replace(federation, record=self.record.length).spend("total", clock - self.clock)
+        self.clock = clock
         checkpoint.save(self.folder, federation, self.run.keep)
         return federation.spend("saving", time.perf_counter() - clock)
+
+
+def invalid(reply: Reply, reason: str) -> Failure:
+    """What a reply that cannot be used becomes."""
+    return Failure(site=reply.site, round=reply.round, task=reply.task, kind="invalid", reason=reason)

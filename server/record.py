@@ -25,8 +25,9 @@ class Record:
         self._file.flush()
 
     def cut(self, length: int) -> None:
-        """Forget everything after the first `length` bytes."""
-        self._file.truncate(length)
+        """Forget everything after the first `length` bytes, and never leave half a line (the file itself may be torn)."""
+        whole = self._path.read_bytes()[:length]
+        self._file.truncate(whole.rfind(b"\n") + 1)
         self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:

@@ -214,7 +214,7 @@ def _card(slices: Slices, tints: dict[str, str]) -> str:
         f'<span class="key">{_swatch(tints.get(name, "#BBBBBB"))}{text(name)} {number(dice)}</span>'
         for name, dice in zip(slices.classes, slices.dice, strict=False)
     ]
-    caption = f"<b>{text(slices.site)}</b>, case {text(slices.case)}, after stage {text(slices.stage)}<br>{' '.join(keys)}"
+    caption = f"<b>{text(slices.site)}</b>, case {text(slices.case)}, {text(slices.when)}<br>{' '.join(keys)}"
     alt = f"Test case {slices.case} of {slices.site}: image, label and prediction"
     return embed(slice_figure(slices, tints), alt, caption, pixels=True)
 

@@ -19,7 +19,7 @@ class Slices:
 
     site: str
     case: str
-    stage: str
+    when: str
     image_XYZ: NDArray[np.float32]
     """Float, RAS+."""
     label_XYZ: NDArray[np.uint8]
@@ -47,7 +47,7 @@ def read_slices(path: Path) -> Slices:
             slices = Slices(
                 site=path.parent.parent.name,
                 case=str(held["case"]),
-                stage=str(held["stage"]),
+                when=str(held["when"]),
                 image_XYZ=held["image_XYZ"].astype(np.float32),
                 label_XYZ=held["label_XYZ"],
                 prediction_XYZ=held["prediction_XYZ"],

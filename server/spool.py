@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
+from server.tensors import read_tensors, write_tensors
 from strategies.base import Update, Weights
 from wire import Reply, size
+
+NEEDED = {"hello": {"tests"}, "train": {"memory"}, "evaluate": {"case", "class", "dice"}}
+"""What the server reads from a reply's rows, by task."""
 
 
 class Spool:
@@ -24,8 +27,8 @@ class Spool:
 
     def take(self, reply: Reply) -> Reply:
         """Write the tensors down; the reply comes back without them."""
-        save_file(reply.weights, self._path(reply.site, "weights"))
-        save_file(reply.extra, self._path(reply.site, "extra"))
+        write_tensors(reply.weights, self._path(reply.site, "weights"))
+        write_tensors(reply.extra, self._path(reply.site, "extra"))
         self.bytes_up[reply.site] = size(reply.weights) + size(reply.extra)
         self._light[reply.site] = replace(reply, weights={}, extra={})
         return self._light[reply.site]
@@ -33,7 +36,7 @@ class Spool:
     def updates(self) -> Iterator[Update]:
         """What a merge reads: neither the order of arrival nor the number of sites matters to it."""
         for site, reply in sorted(self._light.items()):
-            weights, extra = load_file(self._path(site, "weights")), load_file(self._path(site, "extra"))
+            weights, extra = (read_tensors(self._path(site, part)) for part in ("weights", "extra"))
             yield Update(site, weights, extra, reply.draws, 1.0, frozenset(reply.classes), reply.round)
 
     def close(self) -> None:
@@ -56,3 +59,15 @@ def why_unfit(update: Weights, model: Weights, roles: dict[str, str], rows: int)
         if not np.isfinite(tensor).all():
             return f"{name} is not finite"
     return None
+
+
+def why_incomplete(reply: Reply) -> str | None:
+    """What a reply of its task must say and does not, in words; None if nothing is amiss."""
+    if reply.task in ("hello", "train") and len(reply.rows) != 1:
+        return f"it has {len(reply.rows)} rows of facts, not one"
+    for row in reply.rows:
+        if missing := sorted(NEEDED.get(reply.task, set()) - set(row)):
+            return f"its rows do not say {missing[0]!r}"
+    if reply.task == "init" and not reply.weights:
+        return "it holds no weights"
+    return "its draws are less than none" if reply.draws < 0 else None

@@ -219,7 +219,7 @@ def _paint_kidneys(canvas: Canvas, space: Space, rng: Generator) -> None:
 def _paint_middle(canvas: Canvas, space: Space, rng: Generator) -> None:
     """The pancreas, arched over the great vessels, then the vessels themselves."""
     path = ((0.26, 0.04, -0.26), (0.20, 0.08, -0.08), (-0.02, 0.14, 0.02), (-0.28, 0.02, 0.06), (-0.52, -0.16, 0.14))
-    own = (*rng.normal(path, 0.025), 0, 0, rng.uniform(-0.06, 0.06))
+    own = rng.normal(path, 0.025) + np.array((0, 0, rng.uniform(-0.06, 0.06)))
     widths = rng.uniform(0.85, 1.2) * np.array((0.17, 0.15, 0.11, 0.12, 0.10))
     pancreas = tube(space.uvw, own, widths) + 0.08 * space.rough
     canvas.paint(pancreas < 1.15, "fat")

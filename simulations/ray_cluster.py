@@ -9,8 +9,9 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ray
@@ -46,7 +47,7 @@ def cluster(address: str | None, cpus: int, gpus: bool, log: Path | None) -> Ite
     """
     with tempfile.TemporaryDirectory(prefix="sitestream-", dir=_short(), ignore_cleanup_errors=True) as folder:
         try:
-            with _silent_driver(log):
+            with _silent_driver(log), _sigterm():
                 with _unwarned():
                     _join(address) if address else _start(folder, cpus, gpus)
                 yield
@@ -107,8 +108,8 @@ def _start(folder: str, cpus: int, gpus: bool) -> None:
     # Ray asks three cloud providers' metadata addresses who they are, unless it finds this file at home (even with its
     # usage statistics off). So for the moment of starting, home is the folder of the session; actors get theirs back.
     (Path(folder) / "ray_bootstrap_config.yaml").write_text("{}")
-    ray_constants.ENABLE_RAY_CLUSTER = False  # read from the environment when ray was imported; see QUIET
-    with _environment({**QUIET, "HOME": folder}), _sigterm_kept():
+    alone = _swapped(ray_constants, "ENABLE_RAY_CLUSTER", False)  # read from the environment when ray was imported; see QUIET
+    with _environment({**QUIET, "HOME": folder}), alone:
         ray.init(
             "local",
             num_cpus=max(cpus, cores()),
@@ -123,7 +124,7 @@ def _start(folder: str, cpus: int, gpus: bool) -> None:
 
 
 def _join(address: str) -> None:
-    with _environment({"RAY_USAGE_STATS_ENABLED": "0"}), _sigterm_kept():
+    with _environment({"RAY_USAGE_STATS_ENABLED": "0"}):
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
@@ -143,8 +144,7 @@ def _unwarned() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _silent_driver(log: Path | None) -> Iterator[None]:
+def _silent_driver(log: Path | None) -> AbstractContextManager[None]:
     """What Ray says of dead actors goes to the log: `log_to_driver=False` leaves it on the screen (2.55)."""
 
     def say(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
@@ -152,12 +152,17 @@ def _silent_driver(log: Path | None) -> Iterator[None]:
             with open(log, "a") as file:
                 file.write("\n".join(map(str, data["lines"])) + "\n")
 
-    before = ray_worker.print_to_stdstream
-    ray_worker.print_to_stdstream = say
+    return _swapped(ray_worker, "print_to_stdstream", say)
+
+
+@contextmanager
+def _swapped(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        ray_worker.print_to_stdstream = before
+        setattr(module, name, before)
 
 
 @contextmanager
@@ -172,13 +177,11 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Ray replaces the handler of SIGTERM; put it back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
+def _sigterm() -> Iterator[None]:
+    """Ray makes SIGTERM an exception (SystemExit), which stops it properly; afterwards the signal means what it did before."""
+    before, main = signal.getsignal(signal.SIGTERM), threading.current_thread() is threading.main_thread()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if main:
+            signal.signal(signal.SIGTERM, before)

@@ -31,14 +31,11 @@ from ray.exceptions import RayError
 from simulations.ray_cluster import Shelf, cluster, room, worker_environment
 from simulations.ray_pool import Job, Outcome, Pool, Problem, Size
 
-SERVER = RUN = 1
-"""Our node id, and Flower's run id; the sites are nodes 2, 3, ..."""
+SERVER = RUN = 1  # our node id, and Flower's run id; the sites are nodes 2, 3, ...
 CODES = {"unloadable": 1, "raised": 2, "late": 4, "lost": 5, "crashed": 8}
 """Flower's error code for each kind of problem."""
-WAIT_S = 1.0
-"""Longest wait of one `pull_messages`."""
-SMALL_BYTES = 100_000
-"""Records below this travel inside the message."""
+WAIT_S = 1.0  # longest wait of one `pull_messages`
+SMALL_BYTES = 100_000  # records below this travel inside the message
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class RayGrid(Grid):
         run_config: the app's `context.run_config`.
 
     Raises:
-        ValueError: a name twice; on entry: a site wants more than the machine has.
+        ValueError: a name twice; on entry: a site wants more than the machine has, no cluster answers.
     """
 
     def __init__(
@@ -98,12 +95,12 @@ class RayGrid(Grid):
         self._shelf = Shelf()
 
     def __enter__(self) -> Self:
-        widest = max((node.cpus for node in self.nodes.values()), default=1.0)
-        gpus = any(node.gpus for node in self.nodes.values())
+        sizes = {node.name: (node.cpus, node.gpus) for node in self.nodes.values()}
+        cpus = max((size[0] for size in sizes.values()), default=1.0) * (self.actors or 1)
         with ExitStack() as stack:
-            stack.enter_context(cluster(self.address, math.ceil(widest * (self.actors or 1)), gpus, self.log))
+            stack.enter_context(cluster(self.address, math.ceil(cpus), any(size[1] for size in sizes.values()), self.log))
             identify(self._run.run_id)
-            there = room({node.name: (node.cpus, node.gpus) for node in self.nodes.values()})
+            there = room(sizes)
             self._pool = Pool(self._start, self.actors, there, self.deadline_s, self.retries, local=self.address is None)
             stack.callback(self._pool.close)
             self._stack = stack.pop_all()
@@ -153,7 +150,7 @@ class RayGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """All replies that come within `timeout` seconds (None: all)."""
         waiting = set(self.push_messages(messages))
-        end = time.monotonic() + (timeout if timeout is not None else float("inf"))
+        end = time.monotonic() + (math.inf if timeout is None else timeout)
         replies: list[Message] = []
         while waiting and time.monotonic() < end:
             for reply in self.pull_messages(waiting):
@@ -201,7 +198,7 @@ class RayGrid(Grid):
 
 
 def _bytes(record: object) -> int:
-    """Bytes of an array record, 0 of any other. (`content.array_records` would tie the content into a reference cycle.)"""
+    # `content.array_records` would sort the kinds too, but ties the content into a reference cycle
     return sum(len(array.data) for array in record.values()) if isinstance(record, ArrayRecord) else 0
 
 

@@ -110,7 +110,7 @@ def write_slices(folder: Path, site: str, case: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     names = np.array(ANNOTATED[site][:2])
     np.savez(path, image_XYZ=image.astype(np.float16), label_XYZ=label, prediction_XYZ=np.roll(label, 1, 0), classes=names,
-             spacing=np.array([2.0, 2.0, 3.0]), case=case, stage=WEST, dice=np.array([0.93, np.nan]))  # fmt: skip
+             spacing=np.array([2.0, 2.0, 3.0]), case=case, when="after round 5", dice=np.array([0.93, np.nan]))  # fmt: skip
     return path
 
 
@@ -268,7 +268,7 @@ def test_a_slice_figure_shows_three_planes_of_three_pictures(tmp_path: Path) -> 
     assert [axis.get_title() for axis in axes[:3]] == ["image", "label", "prediction"] and len(axes) == 9
     assert not axes[0].collections and len(axes[1].collections) == 4  # an area and an outline for each of two classes
     blank = np.zeros((5, 5, 5), np.float32)
-    empty = Slices(site="a", case="b", stage="c", image_XYZ=blank, label_XYZ=blank.astype(np.uint8), spacing=(1, 1, 1),
+    empty = Slices(site="a", case="b", when="c", image_XYZ=blank, label_XYZ=blank.astype(np.uint8), spacing=(1, 1, 1),
                    prediction_XYZ=blank.astype(np.uint8), classes=("liver",), dice=(0.0,))  # fmt: skip
     assert len(slice_figure(empty, {}).axes) == 9
 
