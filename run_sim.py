@@ -16,10 +16,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -39,12 +38,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         arguments = ["run", str(QUICKSTART)]
-    args = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
+        args = _parser().parse_args(arguments)
         return int(args.do(args))
     except ValueError as error:
         return _complain(str(error), 2)
+    except OSError as error:  # a folder that cannot be written, say
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
 
 
 def _complain(message: str, code: int) -> int:
@@ -68,7 +71,7 @@ def do_run(args: argparse.Namespace) -> int:
         raise ValueError(f"{folder} already holds a run: `run_sim.py resume {folder}`, or another --out")
     whole = _prepared(run)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump_run(_with_absolute_paths(run)))
+    (folder / "config.yaml").write_text(dump_run(_with_absolute_paths(run)), encoding="utf-8")
     return _simulate(whole, folder)
 
 
@@ -126,12 +129,13 @@ def _simulate(run: Run, folder: Path) -> int:
     from server.arrivals import make_schedule
     from server.loop import CannotContinue
     from server.report import write_report
+    from simulations.chatter import chatter_to
     from simulations.engines import simulate
     from simulations.screen import Screen
 
     rounds = make_schedule(run.arrivals, list(run.sites)).rounds
     again = f"go on with: python run_sim.py resume {folder}"
-    with _chatter_to(folder / "log.txt"):
+    with chatter_to(folder / "log.txt"):
         try:
             with Screen(folder, list(run.sites), rounds):
                 simulate(run, folder)
@@ -142,6 +146,7 @@ def _simulate(run: Run, folder: Path) -> int:
         except CannotContinue as error:
             return _complain(f"{error}. {again}", 3)
         except ValueError:
+            LOG.exception("the run was refused")
             raise
         except Exception as error:
             LOG.exception("the run stopped")
@@ -180,26 +185,6 @@ def _with_absolute_paths(run: Run) -> Run:
     return run.model_copy(update={"sites": sites, "data": data, "model": model})
 
 
-@contextmanager
-def _chatter_to(path: Path) -> Iterator[None]:
-    """Warnings and the libraries' own logging go to a file: the screen is for the run."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.captureWarnings(True)
-    loggers = [logging.getLogger(name) for name in (None, "flwr", "ray")]
-    before = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.handlers[:] = [handler]
-        logger.propagate = False
-    try:
-        yield
-    finally:
-        for logger, handlers, propagate in before:
-            logger.handlers[:], logger.propagate = handlers, propagate
-        logging.captureWarnings(False)
-        handler.close()
-
-
 # Arguments ----------------------------------------------------------------------------------------------------------------
 
 
@@ -213,9 +198,17 @@ def _engine_edits(args: argparse.Namespace) -> list[str]:
     return engine + ([] if args.actors is None else [f"engine.actors={args.actors}"])
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ValueError instead of printing the usage."""
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="run_sim.py", description=__doc__, formatter_class=raw)
+    parser = _Parser(prog="run_sim.py", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, do: Callable[[Any], int], help: str) -> argparse.ArgumentParser:

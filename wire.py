@@ -6,6 +6,7 @@ records: arrays as arrays, everything else as one JSON text. Nothing is pickled.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -92,6 +93,15 @@ def size(weights: Weights) -> int:
     return sum(tensor.nbytes for tensor in weights.values())
 
 
+def finite(value: Any) -> Any:
+    """Plain data in which numbers that are not finite are None: JSON has no word for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 # Packing into Flower's records -------------------------------------------------------------------------------------
 
 
@@ -131,10 +141,12 @@ def unpack_order(content: RecordDict) -> tuple[Order, Weights]:
     facts = _facts(content)
     if facts.pop("protocol", None) != PROTOCOL:
         raise ValueError(f"the server speaks another version of the protocol (this site: {PROTOCOL})")
-    facts["classes"], facts["orphans"] = tuple(facts["classes"]), frozenset(facts["orphans"])
-    arrays = _arrays(content, "arrays")
-    order = Order(**facts, extra=_arrays(content, "extra"), coverage_ME=arrays.get("coverage_ME"), mu_E=arrays.get("mu_E"))
-    return order, _arrays(content, "weights")
+    weights, extra, arrays = (_arrays(content, name) for name in ("weights", "extra", "arrays"))
+    try:
+        facts["classes"], facts["orphans"] = tuple(facts["classes"]), frozenset(facts["orphans"])
+        return Order(**facts, extra=extra, coverage_ME=arrays.get("coverage_ME"), mu_E=arrays.get("mu_E")), weights
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not an order: {error}") from None
 
 
 def pack_reply(reply: Reply) -> RecordDict:
@@ -161,10 +173,10 @@ def unpack_reply(content: RecordDict) -> Reply:
         ValueError: the message is no reply.
     """
     facts = _facts(content)
-    for name in ("ids", "rows", "classes"):
-        facts[name] = tuple(facts.get(name, ()))
     weights, extra, arrays = (_arrays(content, name) for name in ("weights", "extra", "arrays"))
     try:
+        for name in ("ids", "rows", "classes"):
+            facts[name] = tuple(facts.get(name, ()))
         return Reply(**facts, weights=weights, extra=extra, sketches_NE=arrays.get("sketches_NE"))
     except TypeError as error:
         raise ValueError(f"not a reply: {error}") from None
@@ -173,7 +185,7 @@ def unpack_reply(content: RecordDict) -> Reply:
 def _pack(facts: Mapping[str, Any], weights: ArrayRecord, extra: Weights, arrays: Mapping[str, NDArray | None]) -> RecordDict:
     given = {name: array for name, array in arrays.items() if array is not None}
     records = {"weights": weights, "extra": pack_weights(extra), "arrays": pack_weights(given)}
-    return RecordDict({"facts": ConfigRecord({"json": json.dumps(facts)}), **records})
+    return RecordDict({"facts": ConfigRecord({"json": json.dumps(finite(facts), allow_nan=False)}), **records})
 
 
 def _facts(content: RecordDict) -> dict[str, Any]:

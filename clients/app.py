@@ -9,6 +9,7 @@ import os
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
+import logging
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,15 +21,25 @@ from configs.load import load_run, load_site
 from wire import pack_reply, unpack_order
 
 app = ClientApp()
+LOG = logging.getLogger("sitestream")
 
 
 @app.query()
 @app.train()
 @app.evaluate()
 def answer(message: Message, context: Context) -> Message:
-    """Unpack the order, do it, pack the reply. What goes wrong is raised and reaches the server as an error."""
+    """Unpack the order, do it, pack the reply. What goes wrong is raised and reaches the server as an error.
+
+    A hospital's own words name its cases and paths, so from a site with a file of its own only the kind of error leaves.
+    """
     order, weights = unpack_order(message.content)
-    return Message(pack_reply(_site(context).answer(order, weights)), reply_to=message)
+    try:
+        return Message(pack_reply(_site(context).answer(order, weights)), reply_to=message)
+    except Exception as error:
+        if not context.node_config.get("site-file"):
+            raise
+        LOG.exception("the order (%s, round %d) could not be done", order.task, order.round)
+        raise RuntimeError(f"{type(error).__name__} at the site; its own log says more") from None
 
 
 def _site(context: Context) -> Site:

@@ -7,6 +7,7 @@ import ast
 import json
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -55,6 +56,9 @@ def read_msd(root: Path) -> tuple[list[Case], dict[str, tuple[int, ...]]]:
         cases = [_msd_case(root, entry["image"], entry["label"]) for entry in listing["training"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{root / 'dataset.json'}: not an MSD data set ({type(error).__name__}: {error})") from None
+    twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
+    if twice:
+        raise ValueError(f"{root / 'dataset.json'}: lists two cases of the name {twice[0]!r}")
     return cases, labels
 
 
@@ -95,14 +99,22 @@ def _site_cases(name: str, site: SiteFile, seed: int) -> SiteCases:
     train, validation, test = _split(cases, site.split or Split(), site.root)
     if site.order == "shuffled":
         train = [train[i] for i in np.random.default_rng([seed, crc32(name.encode())]).permutation(len(train))]
-    domains = {} if site.domains is None else _values(site.root, site.domains)
     return SiteCases(
         tuple(train[: site.max_cases]) if site.learns else (),
         tuple(validation),
         tuple(test),
         _annotated(site, listed_labels),
-        {case.name: str(domains[case.name]) for case in cases if case.name in domains},
+        {} if site.domains is None else _domains(site.root, site.domains, cases),
     )
+
+
+def _domains(root: Path, told: Selection, cases: list[Case]) -> dict[str, str]:
+    values = _values(root, told)
+    found = {case.name: values[case.name] for case in cases if case.name in values}
+    for case, domain in found.items():
+        if domain is None:
+            raise ValueError(f"domains: {told.key!r} says no domain of case {case!r}")
+    return {case: str(domain) for case, domain in found.items()}
 
 
 def _annotated(site: SiteFile, listed: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -112,6 +124,8 @@ def _annotated(site: SiteFile, listed: Mapping[str, tuple[int, ...]]) -> dict[st
     for name in site.annotates or ():
         if name not in labels:
             raise ValueError(f"annotates {name!r}, which its labels do not have; {nearest(name, labels)}")
+    if not labels or site.annotates == []:
+        raise ValueError("annotates no class")
     return {name: labels[name] for name in (site.annotates if site.annotates is not None else labels)}
 
 
@@ -135,7 +149,7 @@ def _split(cases: list[Case], split: Split, root: Path) -> tuple[list[Case], lis
 def _share(subjects: set[str], share: float) -> set[str]:
     """A share of the subjects that depends on their names alone: the same in every run and for every seed."""
     ranked = sorted(subjects, key=lambda subject: (crc32(f"split {subject}".encode()), subject))
-    return set(ranked[: ceil(share * len(ranked))])
+    return set(ranked[: ceil(round(share * len(ranked), 9))])  # .07 * 100 is a little more than 7
 
 
 def subject_of(case: str, rule: str | None) -> str:

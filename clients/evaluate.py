@@ -16,7 +16,9 @@ from configs.schema import Evaluate
 NSD_TOLERANCE_MM = 1.0
 
 
-def predict(model: Segmenter, volume: Volume, rows: Sequence[int], patch: Sequence[int], recipe: Evaluate) -> NDArray[np.bool_]:
+def predict(
+    model: Segmenter, volume: Volume, rows: Sequence[int], patch: Sequence[int], recipe: Evaluate, bfloat16: bool = False
+) -> NDArray[np.bool_]:
     """[T, X, Y, Z] what the model sees of the classes at the given head rows, in the prepared volume's space."""
     from monai.inferers import sliding_window_inference
 
@@ -25,7 +27,7 @@ def predict(model: Segmenter, volume: Volume, rows: Sequence[int], patch: Sequen
     chosen = torch.as_tensor(list(rows), device=parameter.device)
 
     def window_logits(window_BCXYZ: Tensor) -> Tensor:
-        with torch.autocast(parameter.device.type, torch.bfloat16, enabled=parameter.is_cuda):
+        with torch.autocast(parameter.device.type, torch.bfloat16, enabled=bfloat16):
             logits_BCXYZ = model(window_BCXYZ)[0]
         return logits_BCXYZ.index_select(1, chosen).float()
 

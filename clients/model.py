@@ -41,6 +41,8 @@ class Body:
 def build_unet(args: Mapping[str, Any]) -> Body:
     """MONAI UNet (Kerfoot et al., 2018)."""
     given: dict[str, Any] = {"channels": [16, 32, 64], "strides": [2, 2], "num_res_units": 1, "norm": INSTANCE} | dict(args)
+    if len(given["strides"]) != len(given["channels"]) - 1:
+        raise ValueError("`strides` must be one fewer than `channels`")
     width = given["channels"][0]
     net = nets.UNet(spatial_dims=3, in_channels=1, out_channels=width, **given)
     deepest: nn.Module = net.model
@@ -53,6 +55,8 @@ def build_dynunet(args: Mapping[str, Any]) -> Body:
     """MONAI DynUNet, the reimplementation of nnU-Net's network (Isensee et al., 2021)."""
     given: dict[str, Any] = {"filters": [16, 32, 64], "strides": [1, 2, 2], "kernel_size": [3, 3, 3]} | dict(args)
     given.setdefault("upsample_kernel_size", given["strides"][1:])
+    if given.get("deep_supervision"):
+        raise ValueError("deep_supervision would need a loss at every level")
     net = nets.DynUNet(spatial_dims=3, in_channels=1, out_channels=1, **given)
     net.output_block = nn.Identity()  # type: ignore[assignment]
     return Body(net, given["filters"][0], net.bottleneck, _downsampling(given["strides"]))
@@ -177,12 +181,12 @@ def load_shared(model: Segmenter, weights: Weights) -> None:
     model.draw_head()
     with torch.no_grad():
         for name, array in weights.items():
-            target = own[name][: len(array)] if name in HEAD else own[name]
+            target = own[name][: len(array)] if name in HEAD and array.ndim else own[name]
             if target.shape != array.shape:
                 raise ValueError(
                     f"the weights do not belong to this network: {name} is {array.shape}, not {tuple(target.shape)}"
                 )
-            target.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            target.copy_(torch.from_numpy(np.array(array)))  # a copy: what is memory-mapped may be read-only
 
 
 def roles(model: nn.Module) -> dict[str, str]:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def _prepared_folder(case: Case, recipe: Preprocess, cache: Path) -> Path:
     pointer = cache / "index" / _digest(repr(_stamp(case)), recipe.model_dump_json(), str(VERSION))
     if pointer.is_file() and (folder := cache / "cases" / pointer.read_text().strip()).is_dir():
         return folder
-    content = _digest(_file_hash(case.image), _file_hash(case.label), recipe.model_dump_json(), str(VERSION))
+    content = _digest(_file_hash(case, case.image), _file_hash(case, case.label), recipe.model_dump_json(), str(VERSION))
     folder = cache / "cases" / content
     if not folder.is_dir():
         _write_folder(folder, *_read(case, recipe))
@@ -96,18 +97,26 @@ def _prepared_folder(case: Case, recipe: Preprocess, cache: Path) -> Path:
 
 def _stamp(case: Case) -> list[Any]:
     try:
-        return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in (case.image, case.label)]
+        stats = [(path.resolve(), path.stat()) for path in (case.image, case.label)]
     except OSError as error:
-        raise ValueError(f"case {case.name!r}: {error.filename} cannot be read ({error.strerror})") from None
+        raise _unreadable(case, error.filename, error.strerror) from None
+    return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _file_hash(case: Case, path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(case, path, error.strerror) from None
+
+
+def _unreadable(case: Case, path: object, why: object) -> ValueError:
+    return ValueError(f"case {case.name!r}: {path} cannot be read ({' '.join(str(why).split())})")
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -138,11 +147,15 @@ def _read(case: Case, recipe: Preprocess) -> tuple[NDArray[np.float32], NDArray[
 def _load(case: Case) -> tuple[Any, Any]:
     """Image and label as MONAI tensors [1, X, Y, Z], checked."""
     from monai.data import MetaTensor
+    from nibabel.orientations import aff2axcodes
 
     image, affine = _load_nifti(case, case.image, np.float32)
-    label, _ = _load_nifti(case, case.label, np.float32)
+    label, label_affine = _load_nifti(case, case.label, np.float32)
     if image.shape != label.shape:
         raise ValueError(f"case {case.name!r}: the label is {label.shape} voxels, its image {image.shape}")
+    axes, label_axes = ("".join(map(str, aff2axcodes(matrix))) for matrix in (affine, label_affine))
+    if axes != label_axes:
+        raise ValueError(f"case {case.name!r}: the label is stored as {label_axes}, its image as {axes}")
     if not np.isfinite(image).all():
         raise ValueError(f"case {case.name!r}: the image holds NaN or infinite voxels ({case.image})")
     if not np.isfinite(label).all() or (label != np.round(label)).any() or label.min() < 0 or label.max() > 255:
@@ -151,15 +164,17 @@ def _load(case: Case) -> tuple[Any, Any]:
 
 
 def _load_nifti(case: Case, path: Path, dtype: Any) -> tuple[NDArray, NDArray]:
-    import nibabel as nib
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
     try:
-        file = nib.load(path)  # type: ignore[attr-defined]
-        if len(file.shape) != 3:  # type: ignore[attr-defined]
-            raise ValueError(f"case {case.name!r}: {path} has {len(file.shape)} axes, not 3")  # type: ignore[attr-defined]
-        return np.asarray(file.dataobj, dtype=dtype), np.asarray(file.affine)  # type: ignore[attr-defined]
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
-        raise ValueError(f"case {case.name!r}: {path} cannot be read ({error})") from None
+        file: Any = nibabel.load(path)
+        if len(file.shape) == 3:
+            return np.asarray(file.dataobj, dtype=dtype), np.asarray(file.affine)
+    except (OSError, EOFError, ValueError, TypeError, zlib.error, ImageFileError, HeaderDataError) as error:
+        raise _unreadable(case, path, error) from None
+    raise ValueError(f"case {case.name!r}: {path} has {len(file.shape)} axes, not 3")
 
 
 def _intensity(recipe: Preprocess) -> Any:
@@ -176,20 +191,23 @@ def _intensity(recipe: Preprocess) -> Any:
 
 
 def _write_folder(folder: Path, image_XYZ: NDArray, label_XYZ: NDArray[np.uint8], spacing: tuple[float, ...]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
     values, counts = np.unique(label_XYZ, return_counts=True)
     foreground = {int(value): int(count) for value, count in zip(values, counts, strict=True) if value}
-    np.save(draft / "image.npy", image_XYZ.astype(np.float16))
-    np.save(draft / "label.npy", label_XYZ)
     positions: dict[str, Any] = {str(value): _positions(label_XYZ, value) for value in foreground}
-    np.savez(draft / "positions.npz", **positions)
     meta = {"counts": foreground, "spacing": spacing, "floor": float(np.float16(image_XYZ.min()))}
-    (draft / "meta.json").write_text(json.dumps(meta))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
     try:
+        np.save(draft / "image.npy", image_XYZ.astype(np.float16))
+        np.save(draft / "label.npy", label_XYZ)
+        np.savez(draft / "positions.npz", **positions)
+        (draft / "meta.json").write_text(json.dumps(meta))
         os.replace(draft, folder)
-    except OSError:  # another site of the same disk was faster
-        shutil.rmtree(draft)
+    except OSError:
+        if not folder.is_dir():  # else another site of the same disk was faster
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _positions(label_XYZ: NDArray[np.uint8], value: int) -> NDArray[np.int32]:

@@ -16,11 +16,12 @@ class Progress:
         self._path, self._site, self._written = folder / "progress.json", site, 0.0
 
     def show(self, task: str, *, force: bool = False, **facts: Any) -> None:
-        """Say what is going on; `force` writes even if the last word is fresh."""
+        """Say what is going on (None: not known, left out); `force` writes even if the last word is fresh."""
         now = time.monotonic()
         if not force and now - self._written < INTERVAL_S:
             return
         self._written = now
         draft = self._path.with_suffix(".draft")
-        draft.write_text(json.dumps({"site": self._site, "task": task, **facts}))
+        known = {key: value for key, value in facts.items() if value is not None}
+        draft.write_text(json.dumps({"site": self._site, "task": task, **known}))
         os.replace(draft, self._path)

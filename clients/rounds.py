@@ -67,8 +67,8 @@ class Round:
         for _ in range(steps):
             drawn = self.policy.draw(self.samples, self.train.batch, self.rng)
             told = self._step(drawn)
-            self.draws += len(drawn)
-            if told is not None:
+            if told is not None:  # a dropped step has trained on nothing
+                self.draws += len(drawn)
                 self._learn(drawn, told)
             self.watch(self.facts())
 

@@ -6,6 +6,7 @@ same work twice and gives the same reply.
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -33,14 +34,24 @@ class Snapshot:
 
 
 def before(folder: Path, run: str, round: int) -> Snapshot:
-    """The state before a round; empty if the site has not yet taken part in this run."""
-    earlier = [number for number in _rounds(folder / run) if number < round]
-    return _read(folder / run / _name(max(earlier))) if earlier else Snapshot()
+    """The state before a round; empty if the site has not yet taken part in this run.
+
+    Raises:
+        ValueError: that state is no longer kept, or cannot be read.
+    """
+    place = _place(folder, run)
+    kept = _rounds(place)
+    earlier = [number for number in kept if number < round]
+    if earlier:
+        return _read(place / _name(max(earlier)))
+    if kept and _read(place / _name(min(kept))).served > 1:  # to begin anew would let the stream pass twice
+        raise ValueError(f"the state before round {round} is no longer kept in {place} (the oldest: after round {min(kept)})")
+    return Snapshot()
 
 
 def commit(folder: Path, run: str, round: int, state: Snapshot, keep: int) -> None:
     """Write the state after a round, atomically; later rounds are undone, the oldest beyond `keep` + 1 dropped."""
-    place = folder / run
+    place = _place(folder, run)
     place.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place))
     store.save(state.samples, draft)
@@ -49,12 +60,24 @@ def commit(folder: Path, run: str, round: int, state: Snapshot, keep: int) -> No
     (draft / "state.json").write_text(json.dumps(facts))
     for number in _rounds(place):
         if number >= round:
-            shutil.rmtree(place / _name(number))
+            _undo(place / _name(number))
     os.replace(draft, place / _name(round))
     for number in sorted(_rounds(place))[: -(keep + 1)]:
-        shutil.rmtree(place / _name(number))
+        _undo(place / _name(number))
     for stale in place.glob(".draft-*"):
         shutil.rmtree(stale)
+
+
+def _place(folder: Path, run: str) -> Path:
+    """The run's folder. Its id comes from the server, which must not choose where a site writes."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", run):
+        raise ValueError(f"{run[:100]!r} is no run id: letters, digits, '-', '_' and '.', a letter or digit first")
+    return folder / run
+
+
+def _undo(snapshot: Path) -> None:
+    """Out of the way in one step, so that a snapshot is never there in part; `commit` deletes it in the end."""
+    os.replace(snapshot, Path(tempfile.mkdtemp(prefix=".draft-", dir=snapshot.parent)))
 
 
 def _read(place: Path) -> Snapshot:

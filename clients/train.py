@@ -39,9 +39,14 @@ def pick_device(wanted: str) -> torch.device:
     try:
         device = torch.device(wanted)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(f"device {wanted!r} is not to be had here ({str(error).splitlines()[0]})") from None
     return device
+
+
+def uses_bfloat16(recipe: Train, device: torch.device) -> bool:
+    """Whether the network runs under bfloat16 autocast on this device."""
+    return recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
 
 
 class Trainer:
@@ -53,7 +58,7 @@ class Trainer:
         self.steps = self.dropped = self._dropped_in_a_row = 0
         self._rows = torch.as_tensor(list(rows), device=self.device)
         self._run = torch.compile(model) if recipe.compile else model
-        self._bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and self.device.type == "cuda")
+        self._bfloat16 = uses_bfloat16(recipe, self.device)
         named = dict(model.named_parameters())
         head = [named[name] for name in HEAD]
         rest = [tensor for name, tensor in named.items() if name not in HEAD]

@@ -22,7 +22,7 @@ from clients.objectives import make_objective
 from clients.prepare import Volume, prepare
 from clients.progress import Progress
 from clients.rounds import Round, new_samples, timer
-from clients.train import Trainer, pick_device
+from clients.train import Trainer, pick_device, uses_bfloat16
 from configs.load import cache_root
 from configs.schema import Run, SiteFile
 from memory import make_policy
@@ -54,6 +54,8 @@ class Site:
             "evaluate": self._evaluate,
             "leave": self._leave,
         }
+        if order.site != self.name:
+            raise ValueError(f"the order is for site {order.site!r}, this is {self.name!r}")
         torch.set_num_threads(max(1, int(self.site.cpus)))
         try:
             with FileLock(self.folder / "lock", timeout=LOCK_WAIT_S):
@@ -128,20 +130,21 @@ class Site:
         return Round(trainer, policy, quota, self.run.train, recipe, self.cases.labels, self.volume, rng, samples, watch)
 
     def _evaluate(self, order: Order, weights: Weights) -> Reply:
-        segmenter = self._model(order, weights).eval()
-        rows: list[dict[str, Any]] = []
+        segmenter, rows = self._model(order, weights).eval(), self._rows(order)
+        half = uses_bfloat16(self.run.train, pick_device(self.site.device))
+        told: list[dict[str, Any]] = []
         for done, case in enumerate(self._tests):
             self.progress.show("evaluate", round=order.round, done=done, of=len(self._tests))
             volume = self.volume(case.name)
-            prediction = evaluate.predict(segmenter, volume, self._rows(order), self.run.train.patch, self.run.evaluate)
+            prediction = evaluate.predict(segmenter, volume, rows, self.run.train.patch, self.run.evaluate, half)
             truth = evaluate.truth_of(volume, self.cases.labels)
             spacing = volume.spacing if order.last and self.run.evaluate.surface else None
             found = list(evaluate.scores(prediction, truth, list(self.cases.labels), spacing))
-            rows += [{"case": self._keyed(case.name), **row} for row in found]
+            told += [{"case": self._keyed(case.name), **row} for row in found]
             if order.last and done < self.run.evaluate.slices:
                 self._keep_slices(volume, order.round, prediction, truth, [row["dice"] for row in found])
         self.progress.show("idle", force=True, round=order.round)
-        return self._reply(order, rows=tuple(rows))
+        return self._reply(order, rows=tuple(told))
 
     # Parts ------------------------------------------------------------------------------------------------------------
 

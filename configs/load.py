@@ -3,12 +3,14 @@
 import difflib
 import os
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from configs.plain import parse, read
 from configs.schema import Run, SiteFile
 
 PRESETS = Path(__file__).parent / "strategies.yaml"
@@ -30,16 +32,17 @@ def load_run(path: Path, edits: Iterable[str] = ()) -> Run:
     """
     tree = _read_chain(Path(path))
     for edit in edits:
-        _lay_over(tree, _parse_edit(edit))
+        _make_edit(tree, edit)
     return build_run(tree, str(path))
 
 
 def load_site(path: Path) -> SiteFile:
     """A hospital's own settings. Raises ValueError as `load_run`."""
+    tree = _read_chain(Path(path), named=False)
     try:
-        return SiteFile.model_validate(_read_chain(Path(path), named=False))
+        return SiteFile.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{path}: {_one_line(error, SiteFile)}") from None
+        raise ValueError(f"{path}: {_one_line(error, SiteFile, tree)}") from None
 
 
 def build_run(tree: Mapping[str, Any], where: str = "config") -> Run:
@@ -50,12 +53,13 @@ def build_run(tree: Mapping[str, Any], where: str = "config") -> Run:
     try:
         return Run.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{where}: {_one_line(error, Run)}") from None
+        raise ValueError(f"{where}: {_one_line(error, Run, tree)}") from None
 
 
 def dump_run(run: Run) -> str:
-    """A run as YAML that `load_run` reads back to an equal run: only what differs from the defaults."""
-    return yaml.safe_dump(run.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+    """A run as YAML that `load_run` reads back to an equal run: its name, and what differs from the defaults."""
+    tree = {"name": run.name, **run.model_dump(mode="json", exclude_defaults=True)}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
@@ -65,37 +69,7 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names)}"
 
 
-# YAML -----------------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, which PyYAML would let win silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if not isinstance(key, str | int | float | bool | None):
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a key must be a word")
-            if key in seen:
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key!r} is given twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise ValueError(f"{path}: cannot be read ({reason})") from None
-    try:
-        tree = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: must hold `key: value` lines")
-    return tree
+# Files laid over one another ------------------------------------------------------------------------------------------
 
 
 def _read_chain(path: Path, named: bool = True) -> dict[str, Any]:
@@ -105,7 +79,7 @@ def _read_chain(path: Path, named: bool = True) -> dict[str, Any]:
     while here is not None:
         if len(layers) == LONGEST_CHAIN:
             raise ValueError(f"{path}: more than {LONGEST_CHAIN} files extend one another (a circle?)")
-        layer = _read_yaml(here)
+        layer = read(here)
         base = layer.pop("extends", None)
         if base is not None and not isinstance(base, str):
             raise ValueError(f"{here}: `extends` names one file")
@@ -120,36 +94,46 @@ def _read_chain(path: Path, named: bool = True) -> dict[str, Any]:
 
 
 def _lay_over(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Merge mappings key by key; anything else replaces. A null removes a mapping's entry, so a variant can drop a site."""
+    """Merge mappings key by key; anything else replaces. A null removes a mapping's entry, so a variant can drop a site.
+
+    `args` belong to the network or policy beside them: they are replaced whole.
+    """
     for key, value in layer.items():
-        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
-            _lay_over(tree[key], value)
+        if isinstance(value, Mapping) and key != "args":
+            _lay_over(_branch(tree, key), value)
         elif value is None and isinstance(tree.get(key), dict):
             del tree[key]
         else:
-            tree[key] = dict(value) if isinstance(value, Mapping) else value
+            tree[key] = value
 
 
-def _parse_edit(edit: str) -> dict[str, Any]:
+def _branch(tree: dict[str, Any], key: str) -> dict[str, Any]:
+    """The mapping under a key, empty if there was none. A preset's name becomes `preset: name`: choices lie over it."""
+    if not isinstance(tree.get(key), dict):
+        tree[key] = {"preset": tree[key]} if key == "strategy" and isinstance(tree.get(key), str) else {}
+    return tree[key]  # type: ignore[no-any-return]
+
+
+def _make_edit(tree: dict[str, Any], edit: str) -> None:
+    """`a.b=c`. A path that leads into `args` changes the one argument."""
     key, separator, text = edit.partition("=")
     if not separator or not key.strip():
         raise ValueError(f"--set {edit}: write it as a.b=value")
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.YAMLError:
+        value = parse(text)
+    except ValueError:
         raise ValueError(f"--set {edit}: {text!r} is not a valid value") from None
-    for part in reversed(key.strip().split(".")):
-        value = {part: value}
-    return value  # type: ignore[no-any-return]
+    *above, last = key.strip().split(".")
+    _lay_over(reduce(_branch, above, tree), {last: value})
 
 
 def _resolve_preset(strategy: Any, where: str) -> Any:
     """A preset's name, or choices laid over one (`preset: fedavg`), as the four choices."""
-    presets: dict[str, dict[str, Any]] = _read_yaml(PRESETS)
-    name = strategy if isinstance(strategy, str) else dict(strategy or {}).get("preset")
+    presets: dict[str, dict[str, Any]] = read(PRESETS)
+    name = strategy.get("preset") if isinstance(strategy, Mapping) else strategy if isinstance(strategy, str) else None
     if name is None:
         return strategy
-    if name not in presets:
+    if not isinstance(name, str) or name not in presets:
         raise ValueError(f"{where}: strategy: there is no preset {name!r}; {nearest(str(name), presets)}")
     edits = {} if isinstance(strategy, str) else {k: v for k, v in strategy.items() if k != "preset"}
     return {**presets[name], **edits}
@@ -158,24 +142,46 @@ def _resolve_preset(strategy: Any, where: str) -> Any:
 # Errors -----------------------------------------------------------------------------------------------------------------
 
 
-def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    """pydantic's first complaint in the user's words."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
+def _one_line(error: ValidationError, model: type[BaseModel], tree: Mapping[str, Any]) -> str:
+    """The complaint that helps most, in the user's words: an unknown key, else the one that lies deepest."""
+    complaints = [(_path(found["loc"], tree, found["type"] == "missing"), found) for found in error.errors(include_url=False)]
+    path, first = min(complaints, key=lambda pair: (pair[1]["type"] != "extra_forbidden", -len(pair[0])))
+    where = ".".join(map(str, path))
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {nearest(str(first['loc'][-1]), _keys_at(first['loc'][:-1], model))}"
+        return f"{where}: unknown key; {nearest(str(path[-1]), _keys_at(path[:-1], model))}"
+    if first["type"] == "missing":
+        return f"{where}: is missing"
     message = first["msg"].removeprefix("Value error, ")
     given = f" (given: {first['input']!r})" if first["type"] != "value_error" and not isinstance(first["input"], dict) else ""
     return f"{where}: {message}{given}" if where else f"{message}{given}"
 
 
-def _keys_at(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
-    """The valid keys where an unknown one stood, found by walking the schema along the error's location."""
-    for part in location:
-        field = model.model_fields.get(str(part))
-        inner = None if field is None else _model_in(field.annotation)
-        model = inner or model
-    return list(model.model_fields)
+def _path(location: tuple[int | str, ...], tree: Any, missing: bool) -> tuple[int | str, ...]:
+    """An error's location without what the user never wrote: pydantic's names for the branches of a union."""
+    path = []
+    for i, part in enumerate(location):
+        inside = part in tree if isinstance(tree, Mapping) else isinstance(tree, list) and isinstance(part, int)
+        if inside or (missing and i + 1 == len(location)):
+            path.append(part)
+            tree = tree[part] if inside and (isinstance(tree, Mapping) or int(part) < len(tree)) else None
+    return tuple(path)
+
+
+def _keys_at(path: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """The valid keys where an unknown one stood."""
+    found = _model_in(reduce(_under, path, model))
+    assert found is not None, "only a model has unknown keys"
+    return list(found.model_fields)
+
+
+def _under(annotation: Any, part: int | str) -> Any:
+    """What the schema says of the thing under a key, or at a position."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(str(part))
+        return None if field is None else field.annotation
+    if get_origin(annotation) in (dict, list, tuple):
+        return get_args(annotation)[-1]
+    return next((found for arg in get_args(annotation) if (found := _under(arg, part)) is not None), None)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

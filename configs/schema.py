@@ -1,4 +1,4 @@
-"""What a run is: `Run` (the recipe, the same everywhere) and `SiteFile` (what a hospital keeps on its own disk).
+"""What a run is: `Run` (the recipe, the same everywhere) and, in configs.site, `SiteFile` (what a hospital keeps on its disk).
 
 A simulation's YAML embeds its site files as `PretendSite`. The text under a field is its documentation.
 """
@@ -6,107 +6,14 @@ A simulation's YAML embeds its site files as `PretendSite`. The text under a fie
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-
-class Strict(BaseModel):
-    """Typed, documented, checked on construction; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-# A site file: stays on the hospital's disk ---------------------------------------------------------------------------
-
-
-class Selection(Strict):
-    """Which cases of a folder are meant: those to which a JSON file beside dataset.json gives a value."""
-
-    file: str = "partitions.json"
-    """The JSON file, relative to the data root."""
-    key: str
-    """The entry in that file: {case: value}, or a list of cases."""
-    value: int | str | None = None
-    """The value wanted (for a list: none)."""
-
-
-class Split(Strict):
-    """How a site's cases fall into train, validation and test: always by subject, never by case."""
-
-    subject: str | None = None
-    """Arithmetic on `id`, the last number in the case's name, e.g. "(id + 1) // 2"; none: every case is its own subject."""
-    test: float | Selection = 0.25
-    """Share of the subjects, or a list of cases, held out for the results."""
-    validation: float = Field(0.0, ge=0, lt=1)
-    """Share of the remaining subjects held out for tuning."""
-
-    @field_validator("test")
-    @classmethod
-    def _share(cls, test: float | Selection) -> float | Selection:
-        if isinstance(test, float) and not 0 <= test < 1:
-            raise ValueError("must be a share from 0 to below 1, or {file, key} of a list of cases")
-        return test
-
-
-class SiteFile(Strict):
-    """One hospital's own settings. Nothing of this is in the server's config of a deployment."""
-
-    source: str = "msd"
-    """How the data are stored: a name in clients.data.SOURCES."""
-    root: Path | None = None
-    """The data folder; default: `data.root`."""
-    cases: Selection | None = None
-    """Which cases of the folder belong to this site; default: all."""
-    split: Split | None = None
-    """Train, validation and test by subject; default: `data.split`."""
-    labels: dict[str, int | list[int]] | None = None
-    """Class name -> value(s) in the label files; classes may overlap (liver: [1, 5], tumor: 5). Default: dataset.json's."""
-    annotates: list[str] | None = None
-    """The classes that this site's experts drew in every case; default: all in `labels`."""
-    domains: Selection | None = None
-    """{case: scanner, protocol or origin}, if the site declares it."""
-    order: Literal["shuffled", "listed"] = "shuffled"
-    """The order in which the training cases arrive: shuffled by the run's seed, or as dataset.json lists them."""
-    arriving: list[int] | None = None
-    """How many cases arrive in each round of presence; default: `stream.cases_per_round` in each."""
-    max_cases: int | None = Field(None, ge=1)
-    """Use at most so many training cases."""
-    learns: bool = True
-    """False: the site trains on nothing and only evaluates."""
-    budget: int | None = Field(None, ge=1)
-    """Samples this site's memory may keep; default: `memory.budget`."""
-    device: str = "auto"
-    """Where this site trains: auto, cpu, cuda, cuda:1 ..."""
-    cpus: float = Field(1, gt=0)
-    """CPU cores of this site's actor (ray)."""
-    gpus: float = Field(0, ge=0)
-    """GPUs of this site's actor (ray); .25 puts four sites on one."""
-
-
-class Phantoms(Strict):
-    """A pretend hospital's procedural abdomens, written as an MSD folder before the run."""
-
-    cases: int = Field(12, ge=1)
-    """How many volumes, test cases included."""
-    shape: tuple[int, int, int] = (64, 56, 48)
-    """Voxels along left-right, back-front, feet-head."""
-    spacing: tuple[float, float, float] = (3.0, 3.0, 4.0)
-    """Millimetres per voxel."""
-    scanner: str = "ct"
-    """The look of the images: a name in simulations.phantoms.SCANNERS."""
-    seed: int = 0
-    """Another seed, other patients."""
-
-
-class PretendSite(SiteFile):
-    """A site of a simulation: a site file, and how to make its data before the run."""
-
-    phantoms: Phantoms | None = None
-    """Write this site's data instead of reading `root`."""
-    shift: str | None = None
-    """The acquisition shift laid over the images: a name in simulations.shifts.SHIFTS."""
-
-
-# The recipe: the same everywhere --------------------------------------------------------------------------------------
+from configs.arrivals import Arrivals as Arrivals
+from configs.checks import problems
+from configs.site import Phantoms as Phantoms
+from configs.site import PretendSite, Split, Strict
+from configs.site import Selection as Selection
+from configs.site import SiteFile as SiteFile
 
 
 class Data(Strict):
@@ -136,7 +43,7 @@ class Model(Strict):
 
     network: str = "UNet"
     """A name in clients.model.NETWORKS."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the MONAI network, e.g. {channels: [16, 32, 64], strides: [2, 2]}."""
     weights: Path | None = None
     """Initial weights (safetensors); none: drawn by the first site from the run's seed."""
@@ -145,8 +52,8 @@ class Model(Strict):
 class Augment(Strict):
     """Probability, per patch, of each augmentation; done in the batch, on the device."""
 
-    flip: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Mirror along left-right, back-front, feet-head."""
+    flip: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Mirror along left-right, back-front, feet-head; off by default: sides are anatomy (liver left, anterior behind)."""
     affine: float = Field(0.2, ge=0, le=1)
     """Small rotation, scale and shear."""
     intensity: float = Field(0.3, ge=0, le=1)
@@ -183,6 +90,7 @@ class Train(Strict):
     absent_weight: Literal["one", "zero"] = "one"
     """BCE and Dice weight of an annotated class that the case lacks; zero is the published code's rule."""
     augment: Augment = Augment()
+    """How patches are varied."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast on CUDA, float32 on a CPU."""
     compile: bool = False
@@ -201,7 +109,7 @@ class Memory(Strict):
 
     policy: str = "selective"
     """A name in memory.POLICIES."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """The policy's own settings, e.g. {k: 4}."""
     budget: int = Field(16, ge=1)
     """N, samples a site may keep."""
@@ -222,46 +130,6 @@ class Strategy(Strict):
     """A name in strategies.SHARES."""
     objective: str = "plain"
     """A name in clients.objectives.OBJECTIVES."""
-
-
-class Arrivals(Strict):
-    """Which site is present in which round."""
-
-    door: Literal["scripted", "open"] = "scripted"
-    """As written here, or whoever has connected."""
-    order: list[str] | None = None
-    """Sites one after another; default: in the order of `sites`."""
-    rounds_per_stage: int = Field(1, ge=1)
-    """Rounds from one arrival to the next."""
-    stay: bool = True
-    """Sites stay until the end (cumulative), or leave when the next arrives."""
-    overlap: int = Field(0, ge=0)
-    """With `stay: false`: so many rounds together with the next site."""
-    visits: dict[str, list[tuple[int, int | None]]] | None = None
-    """Instead of `order`: {site: [[first, last], ...]}, rounds from 1, last none: to the end. A gap is a pause."""
-    rounds: int | None = Field(None, ge=1)
-    """Rounds in all; default: as `order` or `visits` need."""
-    extra: list[str] = []
-    """Clients that are no hospital: they name no stage and no column of R (the stream paradigm's client)."""
-
-    @field_validator("order")
-    @classmethod
-    def _once(cls, order: list[str] | None) -> list[str] | None:
-        twice = [name for i, name in enumerate(order or []) if name in (order or [])[:i]]
-        if twice:
-            raise ValueError(f"names {twice[0]!r} twice (a site that comes back is written with `visits`)")
-        return order
-
-    @field_validator("visits")
-    @classmethod
-    def _intervals(cls, visits: dict[str, list[tuple[int, int | None]]] | None) -> Any:
-        for site, intervals in (visits or {}).items():
-            end = 0
-            for first, last in intervals:
-                if first <= end or (last is not None and last < first):
-                    raise ValueError(f"{site}: [{first}, {last}] must start after round {end} and not end before it starts")
-                end = first if last is None else last
-        return visits
 
 
 class Evaluate(Strict):
@@ -306,17 +174,27 @@ class Run(Strict):
     classes: list[str] | None = None
     """The classes wanted; each must be annotated somewhere. Default: whatever the sites annotate."""
     data: Data = Data()
-    sites: dict[str, PretendSite] = {}
+    """Where the simulated sites' data are."""
+    sites: dict[str, PretendSite] = Field(default_factory=dict)
     """The simulated hospitals; empty in a deployment."""
     preprocess: Preprocess = Preprocess()
+    """What is done once to every case."""
     model: Model = Model()
+    """The shared network."""
     train: Train = Train()
+    """How a site trains."""
     stream: Stream = Stream()
+    """How a site's cases arrive."""
     memory: Memory = Memory()
+    """What a site keeps."""
     strategy: Strategy = Strategy()
+    """How updates become the next model: four choices, or a preset's name."""
     arrivals: Arrivals = Arrivals()
+    """Which site is present in which round."""
     evaluate: Evaluate = Evaluate()
+    """How results are measured."""
     engine: Engine = Engine()
+    """What carries orders to the sites."""
     keep: int = Field(2, ge=1)
     """Checkpoints and site snapshots kept."""
 
@@ -330,43 +208,6 @@ class Run(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for problem in (*self._budget_problems(), *self._arrival_problems(), *self._class_problems()):
+        for problem in problems(self):
             raise ValueError(problem)
         return self
-
-    def _budget_problems(self) -> list[str]:
-        budgets = {"memory.budget": self.memory.budget}
-        budgets |= {f"sites.{name}.budget": site.budget for name, site in self.sites.items() if site.budget}
-        return [
-            f"{where}: {budget} is smaller than the batch (train.batch: {self.train.batch}), so no batch could be drawn"
-            for where, budget in budgets.items()
-            if budget < self.train.batch
-        ]
-
-    def _arrival_problems(self) -> list[str]:
-        arrivals = self.arrivals
-        if arrivals.door == "open":
-            return [] if arrivals.rounds else ["arrivals.rounds: an open door needs a number of rounds"]
-        if arrivals.visits is not None and arrivals.order is not None:
-            return ["arrivals: write `order` or `visits`, not both"]
-        named = set(arrivals.visits or arrivals.order or self.sites)
-        unknown = sorted(named - self.sites.keys())
-        if unknown and self.sites:
-            return [f"arrivals names the site {unknown[0]!r}, which `sites` does not have (it has {', '.join(self.sites)})"]
-        never = [site for site in self.sites if site not in named or (arrivals.visits and not arrivals.visits[site])]
-        return [f"sites.{site}: is never present (arrivals does not name it)" for site in never if site not in arrivals.extra]
-
-    def _class_problems(self) -> list[str]:
-        drawn = {name for site in self.sites.values() for name in (site.annotates or site.labels or ())}
-        open_ended = any(not (site.annotates or site.labels) for site in self.sites.values())
-        wanted = {*(self.classes or ()), *(name for site in self.sites.values() for name in site.labels or ())}
-        missing = sorted(wanted - drawn)
-        if missing and not open_ended:
-            return [f"classes: {missing[0]!r} is annotated by nobody (sites annotate {', '.join(sorted(drawn))})"]
-        return [
-            f"sites.{name}.annotates: {unknown!r} is not in its labels ({', '.join(site.labels)})"
-            for name, site in self.sites.items()
-            if site.labels
-            for unknown in site.annotates or ()
-            if unknown not in site.labels
-        ]

@@ -1,10 +1,11 @@
 """record.jsonl: one JSON object per line, one per event, metric and case."""
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
+
+from wire import finite
 
 
 class Record:
@@ -21,7 +22,7 @@ class Record:
 
     def append(self, event: str, **facts: Any) -> None:
         """Write one line; numbers that are not finite become null."""
-        self._file.write((json.dumps({"event": event, **_finite(facts)}) + "\n").encode())
+        self._file.write((json.dumps({"event": event, **finite(facts)}) + "\n").encode())
         self._file.flush()
 
     def cut(self, length: int) -> None:
@@ -35,13 +36,3 @@ class Record:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 from configs.load import dump_run
@@ -19,7 +18,7 @@ def simulate(run: Run, folder: Path) -> None:
         server.loop.CannotContinue: a round could not be done; what came before it is saved.
     """
     config = (folder / SITES_FILE).absolute()
-    config.write_text(dump_run(run))
+    config.write_text(dump_run(run), encoding="utf-8")
     folders = {name: (folder / "sites" / name).absolute() for name in run.sites}
     for name, place in folders.items():
         _give_secret(place, run.seed, name)
@@ -44,10 +43,7 @@ def _simulate_locally(run: Run, folder: Path, folders: dict[str, Path]) -> None:
 
 
 def _simulate_on_ray(run: Run, folder: Path, folders: dict[str, Path], config: Path) -> None:
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    from flwr.app import Context, RecordDict
-
-    from server.app import app
+    from server.app import serve
     from simulations.ray_grid import Node, RayGrid
 
     nodes = [
@@ -67,4 +63,4 @@ def _simulate_on_ray(run: Run, folder: Path, folders: dict[str, Path], config: P
         run_config=told,
     )
     with grid:
-        app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=told))
+        serve(grid, told)

@@ -53,6 +53,8 @@ def check_names(run: Run) -> None:
         raise ValueError(f"model.network: there is no {run.model.network!r}; {nearest(run.model.network, model.NETWORKS)}")
     model.build(run.model.network, run.model.args, ("class",), run.seed)
     model.check_patch(run.model.network, run.model.args, run.train.patch)
+    if run.model.weights is not None and not run.model.weights.is_file():
+        raise ValueError(f"model.weights: there is no file {run.model.weights}")
     for name, site in run.sites.items():
         try:
             pick_device(site.device)
@@ -90,6 +92,9 @@ def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
         if not site.rounds:
             raise ValueError(f"sites.{site.name}: is never present in the run's {schedule.rounds} rounds")
     classes = tuple(dict.fromkeys(c for site in sites for c in site.classes))
+    for wanted in run.classes or ():
+        if wanted not in classes:
+            raise ValueError(f"classes: {wanted!r} is annotated by nobody; {nearest(wanted, classes)}")
     weights = model.shared_weights(model.build(run.model.network, run.model.args, classes, run.seed))
     stages = _stages([site for site in sites if site.name not in run.arrivals.extra])
     trained = sum(len(site.rounds) for site in sites if site.cases)

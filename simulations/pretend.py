@@ -39,7 +39,8 @@ def _whole(name: str, site: PretendSite, run: Run) -> PretendSite:
         if root is not None:
             update["root"] = root = root.expanduser().absolute()
         if site.shift is not None and root is not None:
-            cases = site_cases(name, site.model_copy(update=update), run.seed)
+            every = {**update, "max_cases": None, "learns": True}  # the split is a share of what the folder holds
+            cases = site_cases(name, site.model_copy(update=every), run.seed)
             chosen = [case.name for part in (cases.train, cases.validation, cases.test) for case in part]
             update["root"] = shifted_folder(root, site.shift, name, DATA_SEED, chosen)
     except ValueError as error:

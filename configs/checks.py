@@ -1,0 +1,62 @@
+"""What must fit together in a run, beyond each field by itself."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from configs.schema import Run
+
+
+def problems(run: "Run") -> Iterator[str]:
+    """What does not fit, in the user's words: nothing if the run can be."""
+    yield from _budget_problems(run)
+    yield from _arrival_problems(run)
+    yield from _class_problems(run)
+
+
+def _budget_problems(run: "Run") -> Iterator[str]:
+    budgets = {"memory.budget": run.memory.budget}
+    budgets |= {f"sites.{name}.budget": site.budget for name, site in run.sites.items() if site.budget}
+    for where, budget in budgets.items():
+        if budget < run.train.batch:
+            yield f"{where}: {budget} is smaller than the batch (train.batch: {run.train.batch}), so no batch could be drawn"
+
+
+def _arrival_problems(run: "Run") -> Iterator[str]:
+    arrivals = run.arrivals
+    if arrivals.visits is not None and arrivals.order is not None:
+        yield "arrivals: write `order` or `visits`, not both"
+    if arrivals.door == "open":
+        if arrivals.rounds is None:
+            yield "arrivals.rounds: an open door needs a number of rounds"
+        return
+    for key, named in (("visits", arrivals.visits), ("order", arrivals.order)):
+        if named is not None and not any(named):
+            yield f"arrivals.{key}: names no site"
+    yield from _presence_problems(run)
+
+
+def _presence_problems(run: "Run") -> Iterator[str]:
+    """Every site is named by a scripted schedule, and nobody else is. A deployment's config has no `sites` to compare."""
+    if not run.sites:
+        return
+    visits, order = run.arrivals.visits, run.arrivals.order
+    named = {site for site, turns in visits.items() if turns} if visits is not None else set(order or run.sites)
+    for site in sorted({*named, *run.arrivals.extra} - run.sites.keys()):
+        yield f"arrivals names the site {site!r}, which `sites` does not have (it has {', '.join(run.sites)})"
+    for site in run.sites:
+        if site not in named:
+            yield f"sites.{site}: is never present (arrivals does not name it)"
+
+
+def _class_problems(run: "Run") -> Iterator[str]:
+    sites = run.sites.values()
+    drawn = {name for site in sites for name in (site.annotates or site.labels or ())}
+    open_ended = any(not (site.annotates or site.labels) for site in sites)
+    wanted = {*(run.classes or ()), *(name for site in sites for name in site.labels or ())}
+    for name in sorted(wanted - drawn) if not open_ended else ():
+        yield f"classes: {name!r} is annotated by nobody (sites annotate {', '.join(sorted(drawn))})"
+    for site_name, site in run.sites.items():
+        for name in site.annotates or ():
+            if site.labels and name not in site.labels:
+                yield f"sites.{site_name}.annotates: {name!r} is not in its labels ({', '.join(site.labels)})"

@@ -1,0 +1,103 @@
+"""What a hospital keeps on its own disk (`SiteFile`), and how a simulation makes one up (`PretendSite`).
+
+The text under a field is its documentation.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Strict(BaseModel):
+    """Typed, documented, checked on construction; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Selection(Strict):
+    """Which cases of a folder are meant: those to which a JSON file beside dataset.json gives a value."""
+
+    file: str = "partitions.json"
+    """The JSON file, relative to the data root."""
+    key: str
+    """The entry in that file: {case: value}, or a list of cases."""
+    value: int | str | None = None
+    """The value wanted (for a list: none)."""
+
+
+class Split(Strict):
+    """How a site's cases fall into train, validation and test: always by subject, never by case."""
+
+    subject: str | None = None
+    """Arithmetic on `id`, the last number in the case's name, e.g. "(id + 1) // 2"; none: every case is its own subject."""
+    test: float | Selection = 0.25
+    """Share of the subjects, or a list of cases, held out for the results."""
+    validation: float = Field(0.0, ge=0, lt=1)
+    """Share of the remaining subjects held out for tuning."""
+
+    @field_validator("test")
+    @classmethod
+    def _share(cls, test: float | Selection) -> float | Selection:
+        if isinstance(test, float) and not 0 <= test < 1:
+            raise ValueError("must be a share from 0 to below 1, or {file, key} of a list of cases")
+        return test
+
+
+class SiteFile(Strict):
+    """One hospital's own settings. Nothing of this is in the server's config of a deployment."""
+
+    source: str = "msd"
+    """How the data are stored: a name in clients.data.SOURCES."""
+    root: Path | None = None
+    """The data folder; default: `data.root`."""
+    cases: Selection | None = None
+    """Which cases of the folder belong to this site; default: all."""
+    split: Split | None = None
+    """Train, validation and test by subject; default: `data.split`."""
+    labels: dict[str, int | list[int]] | None = None
+    """Class name -> value(s) in the label files; classes may overlap (liver: [1, 5], tumor: 5). Default: dataset.json's."""
+    annotates: list[str] | None = None
+    """The classes that this site's experts drew in every case; default: all in `labels`."""
+    domains: Selection | None = None
+    """{case: scanner, protocol or origin}, if the site declares it."""
+    order: Literal["shuffled", "listed"] = "shuffled"
+    """The order in which the training cases arrive: shuffled by the run's seed, or as dataset.json lists them."""
+    arriving: list[int] | None = None
+    """How many cases arrive in each round of presence; default: `stream.cases_per_round` in each."""
+    max_cases: int | None = Field(None, ge=1)
+    """Use at most so many training cases."""
+    learns: bool = True
+    """False: the site trains on nothing and only evaluates."""
+    budget: int | None = Field(None, ge=1)
+    """Samples this site's memory may keep; default: `memory.budget`."""
+    device: str = "auto"
+    """Where this site trains: auto, cpu, cuda, cuda:1 ..."""
+    cpus: float = Field(1, gt=0)
+    """CPU cores of this site's actor (ray)."""
+    gpus: float = Field(0, ge=0)
+    """GPUs of this site's actor (ray); .25 puts four sites on one."""
+
+
+class Phantoms(Strict):
+    """A pretend hospital's procedural abdomens, written as an MSD folder before the run."""
+
+    cases: int = Field(12, ge=1)
+    """How many volumes, test cases included."""
+    shape: tuple[int, int, int] = (64, 56, 48)
+    """Voxels along left-right, back-front, feet-head."""
+    spacing: tuple[float, float, float] = (3.0, 3.0, 4.0)
+    """Millimetres per voxel."""
+    scanner: str = "ct"
+    """The look of the images: a name in simulations.phantoms.SCANNERS."""
+    seed: int = 0
+    """Another seed, other patients."""
+
+
+class PretendSite(SiteFile):
+    """A site of a simulation: a site file, and how to make its data before the run."""
+
+    phantoms: Phantoms | None = None
+    """Write this site's data instead of reading `root`."""
+    shift: str | None = None
+    """The acquisition shift laid over the images: a name in simulations.shifts.SHIFTS."""

@@ -1,0 +1,246 @@
+"""The command: one line for every mistake, the right exit code, and words that help."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import run_sim
+from run_sim import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SMOKE = str(CONFIGS / "smoke.yaml")
+TINY = """
+name: tiny
+sites: {only: {root: ROOT, split: {test: 0.5}}}
+model: {network: UNet, args: {channels: [4, 8], strides: [2], num_res_units: 0}}
+train: {patch: [16, 16, 16], batch: 2, sampling_rate: 2}
+memory: {budget: 2}
+engine: {name: local}
+"""
+Ask = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Runs land in a folder of the test's own, and the signal handlers are put back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+@pytest.fixture
+def ask(capsys) -> Ask:
+    """Calls the command; returns its exit code and its one line on stderr."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        code = main(list(arguments))
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1, told
+        assert told.startswith("run_sim: ")
+        assert "Traceback" not in told
+        return code, told.removeprefix("run_sim: ").strip()
+
+    return call
+
+
+@pytest.fixture
+def config(tmp_path) -> Callable[[Any], str]:
+    """A config over an MSD folder."""
+
+    def write(root: object) -> str:
+        path = tmp_path / "tiny.yaml"
+        path.write_text(TINY.replace("ROOT", str(root)))
+        return str(path)
+
+    return write
+
+
+def volume(seed: int = 0, shape: tuple[int, ...] = (20, 20, 20)) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def label(shape: tuple[int, ...] = (20, 20, 20)) -> np.ndarray:
+    return (np.indices(shape).sum(0) < 12).astype(np.uint8)
+
+
+# Mistakes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run", "none.yaml"], "none.yaml: cannot be read (No such file or directory)"),
+        (["run", SMOKE, "--set", "train.bach=3"], f"{SMOKE}: train.bach: unknown key; did you mean 'batch'?"),
+        (["run", SMOKE, "--set", "seed"], "--set seed: write it as a.b=value"),
+        (["run", SMOKE, "--set", "train.patch=[8"], "--set train.patch=[8: '[8' is not a valid value"),
+        (["run", SMOKE, "--set", "memory.policy=selektive"], "selektive"),
+        (["run", SMOKE, "--set", "model.network=UNett"], "model.network: there is no 'UNett'; did you mean 'UNet'?"),
+        (["run", SMOKE, "--set", "strategy=fedawg"], "strategy: there is no preset 'fedawg'; did you mean 'fedavg'?"),
+        (["run", SMOKE, "--set", "strategy.merge=averige"], "strategy.merge: there is no 'averige'; did you mean 'average'?"),
+        (["run", SMOKE, "--set", "memory.budget=1"], "memory.budget: 1 is smaller than the batch"),
+        (["run", SMOKE, "--set", "sites.first.shift=gama"], "there is no shift 'gama'; did you mean 'gamma'?"),
+        (["run", SMOKE, "--set", "sites.first.phantoms.scanner=mri"], "mri"),
+        (["run", SMOKE, "--actors", "0"], "engine.actors: Input should be greater than or equal to 1 (given: 0)"),
+        (["run", SMOKE, "--engine", "rai"], "argument --engine: invalid choice: 'rai'"),
+        (["rum"], "invalid choice: 'rum'"),
+        (["resume"], "the following arguments are required: folder"),
+        (["resume", "nowhere"], "nowhere holds no run (it has no config.yaml)"),
+        (["report", "nowhere"], "nowhere holds no run (it has no config.yaml)"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(ask, arguments, line):
+    for given in [arguments, ["check", *arguments[1:]]] if arguments[0] == "run" else [arguments]:
+        code, told = ask(*given)
+        assert line in told
+        assert code == 2
+        assert not Path("runs").exists()
+
+
+def test_a_site_name_twice(ask, tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("sites:\n  a: {root: x}\n  b: {root: y}\n  a: {root: z}\n")
+    assert ask("run", str(path)) == (2, f"{path}: not valid YAML: 'a' is given twice (line 4)")
+
+
+def test_a_missing_data_folder(ask, config):
+    assert ask("run", config("/no/such/place")) == (2, "site 'only': the data folder /no/such/place does not exist")
+
+
+def test_a_label_of_another_shape(ask, config, msd_folder):
+    root = msd_folder({"c1": (volume(), label((20, 20, 19))), "c2": (volume(1), label())})
+    assert ask("check", config(root)) == (2, "site 'only': case 'c1': the label is (20, 20, 19) voxels, its image (20, 20, 20)")
+
+
+def test_a_volume_with_nan(ask, config, msd_folder):
+    bad = volume()
+    bad[3, 4, 5] = np.nan
+    root = msd_folder({"c1": (volume(1), label()), "c2": (bad, label())})
+    code, told = ask("run", config(root))
+    assert (code, told.startswith("site 'only': case 'c2': the image holds NaN or infinite voxels")) == (2, True)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(ask, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.yaml").write_text("seed: 5\n")
+    code, told = ask("run", SMOKE, "--out", "out")
+    assert (code, told) == (2, "out already holds a run: `run_sim.py resume out`, or another --out")
+    assert (tmp_path / "out" / "config.yaml").read_text() == "seed: 5\n"
+
+
+def test_an_out_that_is_a_file(ask, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, told = ask("run", SMOKE, "--out", "file")
+    assert code == 2
+    assert "file" in told
+
+
+# What it says ---------------------------------------------------------------------------------------------------------
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert left.value.code == 0
+    for word in (
+        "check configs/hippocampus.yaml",
+        "--set memory.policy=reservoir",
+        "resume runs/",
+        "Exit codes",
+        "0 done",
+        "130",
+    ):
+        assert word in told
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    told = capsys.readouterr().out
+    for word in ("--set a.b=c", "--engine", "--actors", "--out", "--seed", "every random choice"):
+        assert word in told
+
+
+def test_check_prints_what_would_run_and_runs_nothing(capsys, tmp_path):
+    assert main(["check", SMOKE, "--set", "train.sampling_rate=4"]) == 0
+    told = capsys.readouterr().out
+    for word in ("first", "second", "third", "liver", "spleen", "kidney", "3 in 6 rounds: first → second → third", "MB",
+                 "steps", "parameters", "batch 2", "selective, 2 samples", "sampling rate 4"):  # fmt: skip
+        assert word in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_arguments_it_runs_the_quickstart(monkeypatch):
+    seen = []
+    monkeypatch.setattr(run_sim, "do_run", lambda args: seen.append(args.config) or 0)
+    assert main([]) == 0
+    assert seen == [CONFIGS / "quickstart.yaml"]
+
+
+def test_the_seed_and_the_engine_are_edits(monkeypatch):
+    seen: list[Any] = []
+    monkeypatch.setattr(run_sim, "_check_words", seen.append)
+    monkeypatch.setattr(run_sim, "_prepared", lambda run: run)
+    monkeypatch.setattr(run_sim, "_simulate", lambda run, folder: seen.append(folder) or 0)
+    for _ in range(2):
+        main(["run", SMOKE, "--set", "seed=1", "--seed", "9", "--engine", "ray", "--actors", "3"])
+    assert (seen[0].seed, seen[0].engine.name, seen[0].engine.actors) == (9, "ray", 3)
+    assert seen[1::2] == [Path("runs/smoke"), Path("runs/smoke-2")]
+
+
+# Ends that are no mistake ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(config, msd_folder) -> str:
+    """A run of one site and one round."""
+    return config(msd_folder({f"c{i}": (volume(i), label()) for i in range(4)}))
+
+
+def test_a_run_that_cannot_go_on_says_how_to_resume_and_does(ask, tiny, capsys, monkeypatch):
+    from clients.work import Site
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Site, "_train", lambda *_: 1 / 0)
+        code, told = ask("run", tiny, "--out", "out")
+    expected = "no site answered in round 1 (only: division by zero). go on with: python run_sim.py resume out"
+    assert (code, told) == (3, expected)
+    assert main(["resume", "out"]) == 0
+    assert (Path("out/report.html").exists(), Path("out/model.safetensors").exists()) == (True, True)
+    capsys.readouterr()
+    Path("out/report.html").unlink()
+    assert main(["report", "out"]) == 0
+    assert capsys.readouterr().out == "report: out/report.html\n"
+    assert Path("out/report.html").exists()
+
+
+def test_an_unexpected_end_is_told_and_logged(ask, tiny, monkeypatch):
+    monkeypatch.setattr("simulations.engines.simulate", lambda *_: {}["key"])
+    code, told = ask("run", tiny, "--out", "out")
+    assert (code, told) == (
+        3,
+        "the run stopped: KeyError: 'key' (details: out/log.txt). go on with: python run_sim.py resume out",
+    )
+    assert "Traceback" in Path("out/log.txt").read_text()
+
+
+def test_an_interrupt_before_the_first_round_is_no_traceback(ask, tiny, monkeypatch):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("simulations.pretend.materialise", interrupt)
+        assert ask("run", tiny, "--out", "out") == (130, "interrupted")
+    monkeypatch.setattr("simulations.engines.simulate", interrupt)
+    code, told = ask("run", tiny, "--out", "out")
+    assert (code, told) == (130, "interrupted; finished rounds are saved. go on with: python run_sim.py resume out")
+
+
+def test_a_run_can_be_resumed_from_anywhere(monkeypatch, msd_folder, config, tmp_path):
+    from configs.load import load_run
+
+    root = msd_folder({f"c{i}": (volume(i), label()) for i in range(4)})
+    monkeypatch.setattr(run_sim, "_simulate", lambda run, folder: 0)
+    main(["run", config(root.relative_to(tmp_path)), "--out", "out"])
+    run = load_run(Path("out/config.yaml"))
+    assert run.sites["only"].root == root
+    assert run.name == "tiny"

@@ -1,0 +1,115 @@
+"""What a site remembers between rounds is whole or absent, whatever stops it."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from clients import snapshot
+from clients.snapshot import Snapshot, before, commit
+from clients.train import Trainer
+from memory.sample import Sample
+from tests.site_orders import content, order, remembered, rounds_kept, through
+
+
+def kept(cursor, served=1):
+    return Snapshot(cursor, served, (Sample(case="a", arrived=0),), {"w|step": np.float32([cursor])})
+
+
+def test_a_snapshot_comes_back_as_it_was(tmp_path):
+    commit(tmp_path, "r", 3, kept(5), keep=2)
+    found = before(tmp_path, "r", 4)
+    assert (found.cursor, found.served, found.samples[0].case) == (5, 1, "a")
+    np.testing.assert_array_equal(found.moments["w|step"], [5])
+    assert before(tmp_path, "r", 3) == before(tmp_path, "other", 9) == Snapshot()
+
+
+def test_optimizer_scalars_keep_their_shape(tmp_path):
+    commit(tmp_path, "r", 1, replace(kept(1), moments={"w|step": np.array(7, np.float32)}), keep=2)
+    assert before(tmp_path, "r", 2).moments["w|step"].shape == ()
+
+
+def test_a_state_that_is_no_longer_kept_is_not_taken_for_the_beginning(tmp_path):
+    for round in (1, 2, 3, 4):
+        commit(tmp_path, "r", round, kept(2 * round, served=round), keep=1)
+    assert before(tmp_path, "r", 4).cursor == 6
+    with pytest.raises(ValueError, match="the state before round 2 is no longer kept"):
+        before(tmp_path, "r", 2)
+
+
+def test_the_first_round_can_be_asked_again_while_it_is_the_first_that_is_kept(tmp_path):
+    commit(tmp_path, "r", 7, kept(2, served=1), keep=1)
+    commit(tmp_path, "r", 8, kept(4, served=2), keep=1)
+    assert before(tmp_path, "r", 7) == before(tmp_path, "r", 2) == Snapshot()
+
+
+def test_a_crash_while_later_rounds_are_undone_leaves_whole_snapshots(tmp_path, monkeypatch):
+    for round in (1, 2, 3):
+        commit(tmp_path, "r", round, kept(2 * round, served=round), keep=5)
+
+    def half(path, **how):
+        (next(iter(path.iterdir()))).unlink()
+        raise OSError("a crash in the middle of deleting")
+
+    monkeypatch.setattr(shutil, "rmtree", half)
+    with pytest.raises(OSError, match="a crash"):
+        commit(tmp_path, "r", 2, kept(99, served=2), keep=5)
+    assert before(tmp_path, "r", 2).cursor == 2
+    assert before(tmp_path, "r", 3).cursor == before(tmp_path, "r", 4).cursor == 99
+
+
+def test_drafts_of_killed_processes_are_swept_and_never_read(tmp_path):
+    (tmp_path / "r" / ".draft-killed").mkdir(parents=True)
+    assert before(tmp_path, "r", 9) == Snapshot()
+    commit(tmp_path, "r", 1, kept(2), keep=2)
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["000001"]
+
+
+@pytest.mark.parametrize("file", ["state.json", "optimizer.safetensors", "memory.safetensors"])
+def test_a_damaged_snapshot_is_named(tmp_path, file):
+    commit(tmp_path, "r", 1, kept(2), keep=2)
+    (tmp_path / "r" / "000001" / file).write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"the snapshot .*000001 cannot be read"):
+        before(tmp_path, "r", 2)
+
+
+# Crashes -----
+
+
+@pytest.mark.parametrize("fatal", [RuntimeError("a crash"), KeyboardInterrupt()])
+def test_a_crash_in_the_middle_of_a_round_leaves_the_one_before(make_site, monkeypatch, fatal):
+    site, twin = make_site("site"), make_site("twin")
+    first = through(site, [1])[0]
+    expected = through(twin, [1, 2])[1]
+    left, steps, step = remembered(site, 1), iter(range(100)), Trainer.step
+
+    def crash(*args):
+        if next(steps) == 1:
+            raise fatal
+        return step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", crash)
+        with pytest.raises(type(fatal)):
+            site.answer(order(round=2), first.weights)
+    assert remembered(site, 1) == left and rounds_kept(site) == ["000001"]
+    assert content(site.answer(order(round=2), first.weights)) == content(expected)
+
+
+@pytest.mark.parametrize("part", ["save", "save_file"])
+def test_a_crash_while_the_snapshot_is_written_leaves_the_one_before(site, monkeypatch, part):
+    first = through(site, [1])[0]
+    left = remembered(site, 1)
+
+    def crash(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot.store if part == "save" else snapshot, part, crash)
+        with pytest.raises(OSError, match="No space"):
+            site.answer(order(round=2), first.weights)
+    assert remembered(site, 1) == left
+    assert before(site.folder / "state", "run1", 3).cursor == 2
+    site.answer(order(round=2), first.weights)
+    assert rounds_kept(site) == ["000001", "000002"]
