@@ -10,10 +10,10 @@ TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with three of its traps closed.
+    """Safe YAML with four of its traps closed.
 
     A key given twice is an error (PyYAML lets the last win), keys are words, and so are `on`, `off`, `yes` and `no`
-    (YAML 1.1 makes `on: test` the key True).
+    (YAML 1.1 makes `on: test` the key True); 1e-3 is a number.
     """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -36,6 +36,8 @@ _Loader.yaml_implicit_resolvers = {
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(TAG + "bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))  # type: ignore[no-untyped-call]
+
+_Loader.add_implicit_resolver(TAG + "float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))  # type: ignore[no-untyped-call]
 
 
 def parse(text: str) -> Any:

@@ -29,13 +29,20 @@ def save(folder: Path, federation: Federation, keep: int) -> None:
 
 
 def load(folder: Path) -> Federation | None:
-    """The newest checkpoint that can be read; None if there is none yet."""
-    for place in reversed(_rounds(folder / "checkpoints")):
+    """The newest checkpoint that can be read; None if there is none yet.
+
+    Raises:
+        ValueError: there are checkpoints, and none can be read: to begin anew silently would lose what was done.
+    """
+    places = _rounds(folder / "checkpoints")
+    for place in reversed(places):
         try:
             facts = json.loads((place / "state.json").read_text())
             return from_facts(facts, _state(read_tensors(place / "state.safetensors"), facts["step"]))
         except (OSError, ValueError, KeyError, SafetensorError):
             continue  # torn: the one before it is whole
+    if places:
+        raise ValueError(f"no checkpoint in {folder / 'checkpoints'} can be read; delete that folder to begin anew")
     return None
 
 

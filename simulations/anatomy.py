@@ -1,8 +1,8 @@
 """Procedural abdomens: which tissue is where in one pretend patient.
 
 Organs are placed in coordinates of the body cavity (u to the right, v to the front, w to the head, each -1..1), so
-they stay inside whatever the patient's build; these coordinates are warped by smooth random fields, and every organ
-has its own size, place and tilt. No anatomist would be fooled, but an organ has neighbours of its own brightness.
+they stay inside whatever the patient's build; smooth random fields warp these coordinates, and every organ has its own
+size, place and tilt. No anatomist would be fooled, but an organ has neighbours of its own brightness.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,6 @@ TUMOUR_SHARE = 0.7
 """Share of the patients who have liver lesions."""
 
 Field = NDArray[np.float32]
-"""[X, Y, Z], or [3, X, Y, Z] for coordinates."""
 Mask = NDArray[np.bool_]
 Vector = tuple[float, float, float]
 

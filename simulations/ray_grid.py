@@ -1,7 +1,7 @@
 """A Flower grid whose nodes are Ray actors that call a Flower ClientApp: many sites on one machine, or on a Ray cluster.
 
-Unlike Flower's own simulation: a site returns to the actor that holds its caches; actors are sized per site and replaced
-when they die or hang; the weights are put into the object store once; replies are handed out as they come.
+Unlike Flower's own simulation: sites return to the actor that holds their caches; actors are sized per site and replaced
+when they die or hang; weights go into the object store once; replies are handed out as they come.
 """
 
 import math
@@ -22,9 +22,7 @@ import ray
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-
-# Flower's runtimes set the identity before a message can be built; outside of them there is no public way (1.41).
-from flwr.supercore.run import Run
+from flwr.supercore.run import Run  # internal, like the next: only Flower's runtimes can set an identity (1.41)
 from flwr.supercore.task_identity import TaskIdentity
 from ray.exceptions import RayError
 
@@ -32,8 +30,7 @@ from simulations.ray_cluster import Shelf, cluster, room, worker_environment
 from simulations.ray_pool import Job, Outcome, Pool, Problem, Size
 
 SERVER = RUN = 1  # our node id, and Flower's run id; the sites are nodes 2, 3, ...
-CODES = {"unloadable": 1, "raised": 2, "late": 4, "lost": 5, "crashed": 8}
-"""Flower's error code for each kind of problem."""
+CODES = {"unloadable": 1, "raised": 2, "late": 4, "lost": 5, "crashed": 8}  # Flower's error code for each kind of problem
 WAIT_S = 1.0  # longest wait of one `pull_messages`
 SMALL_BYTES = 100_000  # records below this travel inside the message
 
@@ -232,13 +229,13 @@ class Worker:
         self, message: Message, config: dict[str, Any], names: list[str], *records: ArrayRecord
     ) -> tuple[Problem | None, RecordDict | None]:
         """Call the app. (problem, content of the reply), one of them None; an exception does not end the process."""
-        if self.problem is not None:
+        if self.problem:
             return self.problem, None
         for name, record in zip(names, records, strict=True):
             message.content[name] = record
-        node, run = message.metadata.dst_node_id, message.metadata.run_id
+        told = message.metadata
         try:
-            reply = self.app(message, Context(run, node, config, RecordDict(), self.run_config))
+            reply = self.app(message, Context(told.run_id, told.dst_node_id, config, RecordDict(), self.run_config))
         except (Exception, SystemExit) as error:
             return ("raised", _words(error)), None
         finally:

@@ -68,8 +68,12 @@ def test_a_federation_comes_back_whole(tmp_path):
 
 def test_an_empty_folder_holds_none(tmp_path):
     assert checkpoint.load(tmp_path) is None
+
+
+def test_checkpoints_that_are_all_torn_are_an_error_not_a_new_run(tmp_path):
     (tmp_path / "checkpoints" / "000001").mkdir(parents=True)
-    assert checkpoint.load(tmp_path) is None
+    with pytest.raises(ValueError, match="no checkpoint .* can be read"):
+        checkpoint.load(tmp_path)
 
 
 def test_only_the_newest_are_kept_and_a_dead_process_leaves_no_drafts(tmp_path):
