@@ -21,6 +21,20 @@ PROTOCOL = 1
 """Version of this file's fields; a site refuses an order of another version."""
 
 Task = Literal["hello", "init", "train", "evaluate", "leave"]
+ROUND_KEYS = ("steps", "planned", "dropped", "loss_sum", "loss_weight", "new_cases", "stream_left", "seconds")
+MEMORY_KEYS = ("memory", "budget", "memory_classes", "memory_domains", "memory_arrived")
+"""How many samples, of which classes, of which domains (names, if the site declares them), their positions in the stream."""
+CASE_KEYS = ("case", "class", "dice", "dice.all", "iou", "hd95", "nsd", "voxels")
+"""Of a test case and class: keyed id, overlap and surface metrics, voxels of the label."""
+ROW_KEYS: dict[Task, frozenset[str]] = {
+    "hello": frozenset({"tests"}),
+    "init": frozenset(),
+    "train": frozenset((*ROUND_KEYS, *MEMORY_KEYS)),
+    "evaluate": frozenset(CASE_KEYS),
+    "leave": frozenset(),
+}
+"""All that a reply's rows may say; anything else is refused before it leaves the site."""
+
 FailureKind = Literal["crashed", "late", "refused", "invalid", "lost"]
 
 
@@ -70,7 +84,7 @@ class Reply:
     sketches_NE: NDArray | None = None
     """[N, E] int8 sketches of the samples the site holds."""
     rows: tuple[dict[str, Any], ...] = ()
-    """Metrics as sums and weights; one row for the round, or one per test case and class."""
+    """Metrics as sums and weights: one row for the round, or one per test case and class. ROW_KEYS is all they may hold."""
     roles: dict[str, str] = field(default_factory=dict)
     """{tensor: body | norm | head}: all that the server knows of the model (init only)."""
     classes: tuple[str, ...] = ()
@@ -150,7 +164,14 @@ def unpack_order(content: RecordDict) -> tuple[Order, Weights]:
 
 
 def pack_reply(reply: Reply) -> RecordDict:
-    """A reply as the content of a Flower message."""
+    """A reply as the content of a Flower message.
+
+    Raises:
+        ValueError: a row says more than ROW_KEYS allows.
+    """
+    for row in reply.rows:
+        if odd := sorted(row.keys() - ROW_KEYS[reply.task]):
+            raise ValueError(f"a reply to {reply.task} may not say {odd[0]!r} (wire.py lists what may leave a site)")
     facts = {
         "run": reply.run,
         "round": reply.round,

@@ -11,6 +11,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 import logging
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -19,6 +20,9 @@ from flwr.clientapp import ClientApp
 from clients.work import Site
 from configs.load import load_run, load_site
 from wire import pack_reply, unpack_order
+
+for module in ("torch._dynamo", "monai.inferers"):
+    import_module(module)  # else the first optimizer and the first evaluation do: 2 s in the middle of a site's first round
 
 app = ClientApp()
 LOG = logging.getLogger("sitestream")

@@ -17,7 +17,7 @@ from monai.networks.layers.simplelayers import SkipConnection
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Weights = dict[str, NDArray]
+Weights = dict[str, NDArray]  # wire's word, which is not to be had without Flower; this file is
 
 INSTANCE = ("INSTANCE", {"affine": True})
 """MONAI's UNet default has no parameters; ours has."""

@@ -29,13 +29,6 @@ def cut_batch(
     return image_BCXYZ, label_BXYZ
 
 
-def fixed_crop(volume: Volume, patch: tuple[int, int, int]) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-    """The patch around the volume's centre: the same in every round, so that features are comparable."""
-    image_XYZ, label_XYZ = np.empty(patch, np.float16), np.empty(patch, np.uint8)
-    cut(volume, [side // 2 for side in volume.image_XYZ.shape], image_XYZ, label_XYZ)
-    return image_XYZ, label_XYZ
-
-
 def _centre(volume: Volume, values: Sequence[Sequence[int]], foreground: float, rng: Generator) -> Sequence[int]:
     present = [found for wanted in values if (found := [value for value in wanted if value in volume.positions])]
     if present and rng.random() < foreground:

@@ -22,13 +22,15 @@ from clients.objectives import make_objective
 from clients.prepare import Volume, prepare
 from clients.progress import Progress
 from clients.rounds import Round, new_samples, timer
-from clients.train import Trainer, pick_device, uses_bfloat16
+from clients.train import Trainer, pick_device, place, uses_bfloat16
 from configs.load import cache_root
 from configs.schema import Run, SiteFile
 from memory import make_policy
 from wire import Order, Reply, Weights
 
 LOCK_WAIT_S = 10.0
+OPEN_VOLUMES = 128
+"""Memory-mapped cases per site: each holds two open files, and a process may have about a thousand."""
 
 
 class Site:
@@ -38,7 +40,9 @@ class Site:
         self.name, self.site, self.run, self.folder = name, site, run, folder
         folder.mkdir(parents=True, exist_ok=True)
         self.progress = Progress(folder, name)
-        self._volumes: dict[str, Volume] = {}
+        self._prepared = False
+        self.volume = lru_cache(maxsize=OPEN_VOLUMES)(self._open)
+        """A prepared case by name."""
 
     def answer(self, order: Order, weights: Weights) -> Reply:
         """Do what the order says, as one transaction, alone in the site's folder.
@@ -66,8 +70,7 @@ class Site:
     def prepare(self) -> None:
         """Bring every case into the cache, saying how far it is."""
         cases = [*self.cases.train, *self._tests]
-        for done, volume in enumerate(prepare(cases, self.run.preprocess, cache_root()), 1):
-            self._volumes[volume.case] = volume
+        for done, _ in enumerate(prepare(cases, self.run.preprocess, cache_root()), 1):
             self.progress.show("prepare", done=done, of=len(cases))
 
     @cached_property
@@ -75,11 +78,15 @@ class Site:
         """The site's cases; read once."""
         return site_cases(self.name, self.site, self.run.seed)
 
-    def volume(self, case: str) -> Volume:
-        """A prepared case by name."""
-        if case not in self._volumes:
+    def _open(self, case: str) -> Volume:
+        if not self._prepared:
             self.prepare()
-        return self._volumes[case]
+            self._prepared = True
+        return next(prepare([self._by_name[case]], self.run.preprocess, cache_root()))
+
+    @cached_property
+    def _by_name(self) -> dict[str, Case]:
+        return {case.name: case for case in (*self.cases.train, *self._tests)}
 
     # Tasks ------------------------------------------------------------------------------------------------------------
 
@@ -220,5 +227,4 @@ class Site:
 @lru_cache(maxsize=2)
 def _network(network: str, args: str, classes: tuple[str, ...], seed: int, device: str) -> model.Segmenter:
     """One network per label space and process: every order loads its own weights into it."""
-    segmenter = model.build(network, json.loads(args), classes, seed).to(device)
-    return segmenter.to(memory_format=torch.channels_last_3d) if device != "cpu" else segmenter  # type: ignore[call-overload]
+    return place(model.build(network, json.loads(args), classes, seed), torch.device(device))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clients.model import shared_weights
-from clients.train import Trainer, pick_device
+from clients.train import Trainer, pick_device, place
 from tests.phantom_steps import RECIPE, content, fresh, make_batches
 
 
@@ -55,9 +55,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 def trained_on(device, batches, **recipe):
     """Losses of a few steps, and the weights after them."""
-    model = fresh().to(device)
-    if device != "cpu":
-        model = model.to(memory_format=torch.channels_last_3d)
+    model = place(fresh(), torch.device(device))
     trainer = Trainer(model, [0, 1], RECIPE.model_copy(update={"lr": 1e-3, **recipe}))
     told = [trainer.step(*(part.to(device) for part in batch)) for batch in batches]
     return np.array([step.loss_B for step in told]), shared_weights(model)
@@ -88,7 +86,7 @@ def test_a_compiled_network_takes_the_same_steps(batches):
 
 @needs_gpu
 def test_moments_of_a_gpu_live_on_as_on_a_cpu(batches):
-    model = fresh().to("cuda").to(memory_format=torch.channels_last_3d)
+    model = place(fresh(), torch.device("cuda"))
     trainer = Trainer(model, [0, 1], RECIPE)
     trainer.step(*(part.to("cuda") for part in batches[0]))
     other = Trainer(model, [0, 1], RECIPE)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clients.patches import cut, cut_batch, fixed_crop
+from clients.patches import cut, cut_batch
 from clients.prepare import Volume
 
 
@@ -43,12 +43,6 @@ def test_where_the_volume_is_smaller_it_is_centred_in_the_darkest_value():
     outside = np.ones(image.shape, bool)
     outside[1:3, :, 0:3] = False
     assert (image[outside] == -3).all() and (found[outside] == 0).all() and (found[~outside] == 1).all()
-
-
-def test_the_fixed_crop_is_the_middle():
-    whole = volume((8, 8, 8))
-    image, _ = fixed_crop(whole, (4, 4, 4))
-    np.testing.assert_array_equal(image, whole.image_XYZ[2:6, 2:6, 2:6])
 
 
 def test_a_batch_has_one_patch_of_each_volume_in_order():

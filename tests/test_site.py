@@ -217,3 +217,12 @@ def test_progress_is_told_in_a_file(site, monkeypatch):
     assert (training["step"], training["steps"], training["memory"], training["budget"]) == (2, 2, 2, 3)
     assert (seen[11]["done"], seen[11]["of"]) == (0, 2)
     assert None not in training.values()
+
+
+def test_few_volumes_are_open_at_a_time(make_site, monkeypatch):
+    """Each holds two open files: a site of a thousand cases must not open them all."""
+    monkeypatch.setattr(work, "OPEN_VOLUMES", 2)
+    site = make_site("careful")
+    site.answer(order(), initial(site))
+    site.answer(order("evaluate"), initial(site))
+    assert site.volume.cache_info().currsize == 2

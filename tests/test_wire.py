@@ -43,7 +43,7 @@ REPLY = Reply(
     new_cases=2,
     ids=("id1", "id2"),
     sketches_NE=np.array([[1, -128], [127, 0]], np.int8),
-    rows=({"memory": 2, "loss_sum": 0.1 + 0.2, "memory_classes": {"liver": 2}}, {"dice": None}),
+    rows=({"memory": 2, "loss_sum": 0.1 + 0.2, "memory_classes": {"liver": 2}}, {"loss_sum": None}),
     roles={"body.weight": "body", "odd": "norm"},
     classes=("liver",),
 )
@@ -110,9 +110,9 @@ def test_an_array_that_lies_otherwise_in_memory_arrives_in_the_same_places():
 
 
 def test_the_json_holds_no_nan():
-    content = pack_reply(replace(REPLY, rows=({"dice": float("nan"), "deep": {"x": [float("inf"), 1.0]}},)))
-    assert text(content)["rows"] == [{"dice": None, "deep": {"x": [None, 1.0]}}]
-    assert unpack_reply(content).rows == ({"dice": None, "deep": {"x": [None, 1.0]}},)
+    content = pack_reply(replace(REPLY, rows=({"loss_sum": float("nan"), "memory_domains": {"x": [float("inf"), 1.0]}},)))
+    assert text(content)["rows"] == [{"loss_sum": None, "memory_domains": {"x": [None, 1.0]}}]
+    assert unpack_reply(content).rows == ({"loss_sum": None, "memory_domains": {"x": [None, 1.0]}},)
 
 
 def test_nothing_but_numbers_and_one_text_crosses():
@@ -158,3 +158,8 @@ def test_garbage_is_refused_in_words(content):
 def test_size_is_the_bytes_of_the_tensors():
     assert wire.size({}) == 0
     assert wire.size(WEIGHTS) == 6 * 4 + 4 * 4 + 8 + 4 * 2 + 0
+
+
+def test_a_row_that_says_more_than_the_list_stays_at_the_site():
+    with pytest.raises(ValueError, match="may not say 'file'"):
+        pack_reply(replace(REPLY, rows=({"memory": 2, "file": "/data/patient_7.nii"},)))
