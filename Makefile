@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
-PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v))) python3)
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v) 2>/dev/null)) python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 
@@ -36,6 +36,7 @@ $(VENV)/.installed: requirements.txt
 
 clean: ## remove the runs and the virtual environment
 	rm -rf runs $(VENV)
+	@echo "prepared cases and pretend hospitals stay in $${SITESTREAM_CACHE:-$$HOME/.cache/sitestream}"
 
 .PHONY: help run test check bench install clean
 .DEFAULT_GOAL := help

@@ -13,6 +13,7 @@ resume); 130 interrupted, everything up to the last finished round saved.
 import argparse
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -42,9 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = _parser().parse_args(arguments)
         return int(args.do(args))
-    except ValueError as error:
-        return _complain(str(error), 2)
-    except OSError as error:  # a folder that cannot be written, say
+    except (ValueError, OSError) as error:  # an OSError: a folder that cannot be written, say
         return _complain(str(error), 2)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
@@ -68,7 +67,7 @@ def do_run(args: argparse.Namespace) -> int:
     _check_words(run)
     folder = args.out or _free_folder(Path("runs") / run.name)
     if (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} already holds a run: `run_sim.py resume {folder}`, or another --out")
+        raise ValueError(f"{folder} already holds a run: {_to_resume(folder)} or another --out")
     whole = _prepared(run)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(dump_run(_with_absolute_paths(run)), encoding="utf-8")
@@ -134,7 +133,7 @@ def _simulate(run: Run, folder: Path) -> int:
     from simulations.screen import Screen
 
     rounds = make_schedule(run.arrivals, list(run.sites)).rounds
-    again = f"go on with: python run_sim.py resume {folder}"
+    again = f"go on with: {_to_resume(folder)}"
     with chatter_to(folder / "log.txt"):
         try:
             with Screen(folder, list(run.sites), rounds):
@@ -152,6 +151,13 @@ def _simulate(run: Run, folder: Path) -> int:
             LOG.exception("the run stopped")
             reason = f"{type(error).__name__}: {error}"
             return _complain(f"the run stopped: {reason} (details: {folder / 'log.txt'}). {again}", 3)
+
+
+def _to_resume(folder: Path) -> str:
+    """The command that goes on with a run, as this shell understands it: outside the venv, and in another folder."""
+    here = Path.cwd()
+    ours = [path.relative_to(here) if path.is_relative_to(here) else path for path in map(Path, (sys.executable, __file__))]
+    return shlex.join([*map(str, ours), "resume", str(folder)])
 
 
 # Folders and files --------------------------------------------------------------------------------------------------------

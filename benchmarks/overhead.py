@@ -45,14 +45,10 @@ def recipe(sites: tuple[str, ...]) -> dict[str, Any]:
 
 def bare(config: Path, site: str) -> None:
     """Train and evaluate one site's cases: no memory, no statistics, no wire, no snapshots. Prints its seconds."""
-    import numpy as np
     import torch
 
-    from clients import evaluate, model
-    from clients.augment import augment
+    from clients import model
     from clients.data import site_cases
-    from clients.losses import class_weights, targets, weighted_bce_dice
-    from clients.patches import cut_batch
     from clients.prepare import prepare
     from configs.load import cache_root, load_run
     from simulations.pretend import materialise
@@ -62,34 +58,47 @@ def bare(config: Path, site: str) -> None:
     cases = site_cases(site, run.sites[site], run.seed)
     volumes = list(prepare(cases.train, run.preprocess, cache_root()))
     tests = list(prepare(cases.test, run.preprocess, cache_root()))
-    values, classes = list(cases.labels.values()), list(cases.labels)
-    network = model.build(run.model.network, run.model.args, classes, run.seed)
+    network = model.build(run.model.network, run.model.args, list(cases.labels), run.seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=run.train.lr, weight_decay=run.train.weight_decay, fused=True)
-    weights = [class_weights([volume.voxels(v) for v in values]) for volume in volumes]
-    rng = np.random.default_rng(0)
-    rows = list(range(len(classes)))
-
-    def evaluation() -> None:
-        network.eval()
-        for volume in tests:
-            prediction = evaluate.predict(network, volume, rows, run.train.patch, run.evaluate)
-            list(evaluate.scores(prediction, evaluate.truth_of(volume, cases.labels), classes, None))
-        network.train()
-
     began = time.perf_counter()
-    evaluation()
+    bare_evaluation(network, tests, cases.labels, run)
+    bare_training(network, optimizer, volumes, list(cases.labels.values()), run.train)
+    bare_evaluation(network, tests, cases.labels, run)
+    print(time.perf_counter() - began)
+
+
+def bare_training(network: Any, optimizer: Any, volumes: list[Any], values: list[Any], train: Any) -> None:
+    """The steps of a site, on patches of the same size from the same cache."""
+    import numpy as np
+    import torch
+
+    from clients.augment import augment
+    from clients.losses import class_weights, targets, weighted_bce_dice
+    from clients.patches import cut_batch
+
+    rng = np.random.default_rng(0)
+    weights = [class_weights([volume.voxels(v) for v in values]) for volume in volumes]
+    network.train()
     for _ in range(steps_per_site()):
-        drawn = rng.choice(len(volumes), run.train.batch, replace=False)
-        image, label = cut_batch([volumes[i] for i in drawn], values, run.train.patch, run.train.foreground, rng)
-        images, labels = augment(torch.from_numpy(image).float(), torch.from_numpy(label), run.train.augment, rng)
+        drawn = rng.choice(len(volumes), train.batch, replace=False)
+        image, label = cut_batch([volumes[i] for i in drawn], values, train.patch, train.foreground, rng)
+        images, labels = augment(torch.from_numpy(image).float(), torch.from_numpy(label), train.augment, rng)
         weight = torch.from_numpy(np.stack([weights[i] for i in drawn]))
         loss = weighted_bce_dice(network(images)[0], targets(labels, values), weight)[0].mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), run.train.clip)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), train.clip)
         optimizer.step()
-    evaluation()
-    print(time.perf_counter() - began)
+
+
+def bare_evaluation(network: Any, tests: list[Any], labels: dict[str, Any], run: Any) -> None:
+    """Dice of every test case, by the same sliding window."""
+    from clients import evaluate
+
+    network.eval()
+    for volume in tests:
+        prediction = evaluate.predict(network, volume, range(len(labels)), run.train.patch, run.evaluate)
+        list(evaluate.scores(prediction, evaluate.truth_of(volume, labels), list(labels), None))
 
 
 def steps_per_site() -> int:

@@ -58,14 +58,24 @@ def commit(folder: Path, run: str, round: int, state: Snapshot, keep: int) -> No
     save_file(state.moments, draft / "optimizer.safetensors")
     facts = {"cursor": state.cursor, "served": state.served}
     (draft / "state.json").write_text(json.dumps(facts))
+    _seal(draft)
     for number in _rounds(place):
         if number >= round:
             _undo(place / _name(number))
     os.replace(draft, place / _name(round))
+    store.sync_folder(place)
     for number in sorted(_rounds(place))[: -(keep + 1)]:
         _undo(place / _name(number))
     for stale in place.glob(".draft-*"):
         shutil.rmtree(stale)
+
+
+def _seal(draft: Path) -> None:
+    """On disk, file by file, before it is there by name: the power may fail."""
+    for path in draft.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    store.sync_folder(draft)
 
 
 def _place(folder: Path, run: str) -> Path:

@@ -20,12 +20,18 @@ def _budget_problems(run: "Run") -> Iterator[str]:
     for where, budget in budgets.items():
         if budget < run.train.batch:
             yield f"{where}: {budget} is smaller than the batch (train.batch: {run.train.batch}), so no batch could be drawn"
+    for name, site in run.sites.items():
+        if site.budget and site.budget > run.memory.budget:
+            most = f"memory.budget: {run.memory.budget}"
+            yield f"sites.{name}.budget: {site.budget} is more than the server asks any site to keep ({most})"
 
 
 def _arrival_problems(run: "Run") -> Iterator[str]:
     arrivals = run.arrivals
     if arrivals.visits is not None and arrivals.order is not None:
         yield "arrivals: write `order` or `visits`, not both"
+    if arrivals.overlap and arrivals.stay:
+        yield f"arrivals.overlap: {arrivals.overlap} means nothing while sites stay (arrivals.stay: false lets them leave)"
     if arrivals.door == "open":
         if arrivals.rounds is None:
             yield "arrivals.rounds: an open door needs a number of rounds"
@@ -53,8 +59,7 @@ def _class_problems(run: "Run") -> Iterator[str]:
     sites = run.sites.values()
     drawn = {name for site in sites for name in (site.annotates or site.labels or ())}
     open_ended = any(not (site.annotates or site.labels) for site in sites)
-    wanted = {*(run.classes or ()), *(name for site in sites for name in site.labels or ())}
-    for name in sorted(wanted - drawn) if not open_ended else ():
+    for name in sorted({*(run.classes or ())} - drawn) if not open_ended else ():
         yield f"classes: {name!r} is annotated by nobody (sites annotate {', '.join(sorted(drawn))})"
     for site_name, site in run.sites.items():
         for name in site.annotates or ():

@@ -11,10 +11,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from configs.plain import parse, read
-from configs.schema import Run, SiteFile
+from configs.schema import Memory, Model, Run, SiteFile
 
 PRESETS = Path(__file__).parent / "strategies.yaml"
 LONGEST_CHAIN = 8
+DEFAULTS: dict[str, BaseModel] = {"model": Model(), "memory": Memory()}
 
 
 def cache_root() -> Path:
@@ -31,8 +32,7 @@ def load_run(path: Path, edits: Iterable[str] = ()) -> Run:
         ValueError: one line that says what is wrong, where, and the nearest valid name.
     """
     tree = _read_chain(Path(path))
-    for edit in edits:
-        _make_edit(tree, edit)
+    _make_edits(tree, edits)
     return build_run(tree, str(path))
 
 
@@ -57,9 +57,20 @@ def build_run(tree: Mapping[str, Any], where: str = "config") -> Run:
 
 
 def dump_run(run: Run) -> str:
-    """A run as YAML that `load_run` reads back to an equal run: its name, and what differs from the defaults."""
-    tree = {"name": run.name, **run.model_dump(mode="json", exclude_defaults=True)}
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    """A run as YAML that `load_run` reads back to an equal run, defaults spelled out: another default changes no old run."""
+    return yaml.safe_dump(_plain(run), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def _plain(value: Any) -> Any:
+    """A model as YAML holds it. A None that means "not given" stays away; any other (in a visit, say) is kept."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {k: _plain(v) for k, v in value if not (v is None and fields[k].default is None)}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
@@ -87,6 +98,7 @@ def _read_chain(path: Path, named: bool = True) -> dict[str, Any]:
         layers.append(layer)
     tree: dict[str, Any] = {}
     for layer in reversed(layers):
+        _drop_orphans(tree, layer)
         _lay_over(tree, layer)
     if named:
         tree.setdefault("name", path.stem)
@@ -107,6 +119,17 @@ def _lay_over(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
             tree[key] = value
 
 
+def _drop_orphans(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Drop inherited `args` where a layer chooses another network or policy than the one that they belong to."""
+    for section, key in (("model", "network"), ("memory", "policy")):
+        below, above = tree.get(section), layer.get(section)
+        if not isinstance(below, dict) or not isinstance(above, Mapping):
+            continue
+        before = below.get(key, getattr(DEFAULTS[section], key))
+        if above.get(key, before) != before:
+            below.pop("args", None)
+
+
 def _branch(tree: dict[str, Any], key: str) -> dict[str, Any]:
     """The mapping under a key, empty if there was none. A preset's name becomes `preset: name`: choices lie over it."""
     if not isinstance(tree.get(key), dict):
@@ -114,8 +137,19 @@ def _branch(tree: dict[str, Any], key: str) -> dict[str, Any]:
     return tree[key]  # type: ignore[no-any-return]
 
 
-def _make_edit(tree: dict[str, Any], edit: str) -> None:
-    """`a.b=c`. A path that leads into `args` changes the one argument."""
+def _make_edits(tree: dict[str, Any], edits: Iterable[str]) -> None:
+    """All edits as one layer: in which order a policy and its arguments are given makes no difference."""
+    parsed = [_parse_edit(edit) for edit in edits]
+    layer: dict[str, Any] = {}
+    for above, change in parsed:
+        _lay_over(reduce(_branch, above, layer), change)
+    _drop_orphans(tree, layer)
+    for above, change in parsed:
+        _lay_over(reduce(_branch, above, tree), change)
+
+
+def _parse_edit(edit: str) -> tuple[list[str], dict[str, Any]]:
+    """`a.b=c` as the way to a mapping and what to lay over it. A path that leads into `args` changes the one argument."""
     key, separator, text = edit.partition("=")
     if not separator or not key.strip():
         raise ValueError(f"--set {edit}: write it as a.b=value")
@@ -124,7 +158,7 @@ def _make_edit(tree: dict[str, Any], edit: str) -> None:
     except ValueError:
         raise ValueError(f"--set {edit}: {text!r} is not a valid value") from None
     *above, last = key.strip().split(".")
-    _lay_over(reduce(_branch, above, tree), {last: value})
+    return above, {last: value}
 
 
 def _resolve_preset(strategy: Any, where: str) -> Any:

@@ -160,6 +160,10 @@ class Engine(Strict):
     """Seconds a site may take over an order before its actor is replaced."""
     retries: int = Field(1, ge=0)
     """How often an order is given again after its actor died or was late."""
+    cpus: float = Field(1, gt=0)
+    """CPU cores of each site's actor (and threads of its training), unless the site says otherwise."""
+    gpus: float = Field(0, ge=0)
+    """GPUs of each site's actor, unless the site says otherwise; .25 puts four sites on one."""
 
 
 class Run(Strict):
@@ -172,7 +176,7 @@ class Run(Strict):
     paradigm: Literal["continual", "stream"] = "continual"
     """Sites train where they are, or one extra client sees all their cases in order with a single memory (as in the paper)."""
     classes: list[str] | None = None
-    """The classes wanted; each must be annotated somewhere. Default: whatever the sites annotate."""
+    """Classes that must each be annotated by some site: a check, not a filter (what is trained is all that sites annotate)."""
     data: Data = Data()
     """Where the simulated sites' data are."""
     sites: dict[str, PretendSite] = Field(default_factory=dict)
@@ -205,6 +209,15 @@ class Run(Strict):
             if not name.replace("-", "").replace("_", "").isalnum() or not name[0].isalnum():
                 raise ValueError(f"{name!r} is no site name: letters, digits, '-' and '_', a letter or digit first")
         return sites
+
+    @model_validator(mode="after")
+    def _sized(self) -> Self:
+        """A site that gives no size of its own has the engine's: from here on every site says its numbers."""
+        size = {"cpus": self.engine.cpus, "gpus": self.engine.gpus}
+        for name, site in self.sites.items():
+            missing = {key: value for key, value in size.items() if key not in site.model_fields_set}
+            self.sites[name] = site.model_copy(update=missing)
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -70,13 +70,13 @@ class SiteFile(Strict):
     learns: bool = True
     """False: the site trains on nothing and only evaluates."""
     budget: int | None = Field(None, ge=1)
-    """Samples this site's memory may keep; default: `memory.budget`."""
+    """Samples this site's memory may keep at most (the server may ask for less); default and upper limit: `memory.budget`."""
     device: str = "auto"
     """Where this site trains: auto, cpu, cuda, cuda:1 ..."""
     cpus: float = Field(1, gt=0)
-    """CPU cores of this site's actor (ray)."""
+    """CPU cores: threads of its training, and its actor's size (ray). A simulation's default: `engine.cpus`."""
     gpus: float = Field(0, ge=0)
-    """GPUs of this site's actor (ray); .25 puts four sites on one."""
+    """GPUs of this site's actor (ray); .25 puts four sites on one. A simulation's default: `engine.gpus`."""
 
 
 class Phantoms(Strict):

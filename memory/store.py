@@ -42,7 +42,7 @@ def save(samples: Sequence[Sample], folder: Path) -> None:
         os.replace(part, folder / FILE)
     finally:
         part.unlink(missing_ok=True)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def load(folder: Path) -> list[Sample]:
@@ -116,8 +116,8 @@ def _digest(tensors: Mapping[str, NDArray], facts: str) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself durable (POSIX; elsewhere a folder cannot be opened)."""
+def sync_folder(folder: Path) -> None:
+    """Make a renaming in it durable (POSIX; elsewhere a folder cannot be opened)."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -81,16 +81,18 @@ def make_schedule(arrivals: Arrivals, sites: Sequence[str]) -> ArrivalSchedule:
     if arrivals.visits is not None:
         visits: dict[str, list[Visit]] = {site: [*turns] for site, turns in arrivals.visits.items() if turns}
     else:
-        visits = {site: [_one_visit(i, arrivals)] for i, site in enumerate(arrivals.order or sites)}
+        line = arrivals.order or sites
+        visits = {site: [_one_visit(i, len(line), arrivals)] for i, site in enumerate(line)}
     if not visits:
         raise ValueError("arrivals: no site is named, neither there nor in `sites`")
     return Scripted(visits, arrivals.rounds or _last_round(visits, arrivals.rounds_per_stage))
 
 
-def _one_visit(index: int, arrivals: Arrivals) -> Visit:
-    """One site after another: it joins when its stage begins and stays, or leaves after it (and the overlap)."""
+def _one_visit(index: int, count: int, arrivals: Arrivals) -> Visit:
+    """One site after another: it joins when its stage begins and stays, or leaves after it (and the overlap with the next)."""
     join = 1 + index * arrivals.rounds_per_stage
-    return (join, None if arrivals.stay else join + arrivals.rounds_per_stage - 1 + arrivals.overlap)
+    overlap = arrivals.overlap if index < count - 1 else 0
+    return (join, None if arrivals.stay else join + arrivals.rounds_per_stage - 1 + overlap)
 
 
 def _last_round(visits: Mapping[str, Sequence[Visit]], rounds_per_stage: int) -> int:

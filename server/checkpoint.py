@@ -1,13 +1,13 @@
 """The server's rounds on disk: one folder each, whole or absent. Nothing is pickled."""
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from server.durable import place_folder
 from server.federation import Federation, from_facts
 from server.tensors import read_tensors, write_tensors
 from strategies.base import State, Weights
@@ -20,10 +20,7 @@ def save(folder: Path, federation: Federation, keep: int) -> None:
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place))
     write_tensors(_flat(federation.state), draft / "state.safetensors")
     (draft / "state.json").write_text(json.dumps(federation.facts()))
-    target = place / f"{federation.round:06d}"
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(draft, target)
+    place_folder(draft, place / f"{federation.round:06d}")
     for old in (*_rounds(place)[:-keep], *place.glob(".draft-*")):  # drafts are left behind by a process that was killed
         shutil.rmtree(old)
 

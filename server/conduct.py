@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from configs.schema import Run
 from server import checkpoint
 from server.arrivals import make_schedule
+from server.durable import write_whole
 from server.federation import Federation
 from server.loop import CaseRows, Loop
 from server.metrics import Measured, final_metrics
@@ -91,7 +92,8 @@ def versions() -> dict[str, str]:
 
 def _leave_results(federation: Federation, rows: CaseRows, run: Run, folder: Path, record: Record) -> dict[str, Measured]:
     streamed = sum(federation.known[site].cases for site in federation.arrived)
-    retained = sum(federation.held.values()) / streamed if streamed else 0.0
+    held = sum(count for site, count in federation.held.items() if site not in federation.left)  # who leaves takes it along
+    retained = held / streamed if streamed else 0.0
     metrics = final_metrics(federation.results, rows, retained)
     for name, measured in metrics.items():
         record.append("metric", id=name, value=measured.value, cells=measured.cells)
@@ -101,7 +103,7 @@ def _leave_results(federation: Federation, rows: CaseRows, run: Run, folder: Pat
     summary: dict[str, Any] = {name: _or_null(measured.value) for name, measured in metrics.items()}
     summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     summary |= {"seed": run.seed, "versions": versions(), "seconds": federation.seconds}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_whole(folder / "summary.json", lambda draft: draft.write_text(json.dumps(summary, indent=1) + "\n"))
     return metrics
 
 
@@ -118,7 +120,7 @@ def save_model(federation: Federation, run: Run, path: Path) -> None:
         "overlap": run.evaluate.overlap,
         "seed": run.seed,
     }
-    write_tensors(weights, path, {METADATA: json.dumps(facts)})
+    write_whole(path, lambda draft: write_tensors(weights, draft, {METADATA: json.dumps(facts)}))
 
 
 def _or_null(value: float) -> float | None:

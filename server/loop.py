@@ -9,11 +9,13 @@ from typing import Any
 from configs.schema import Run
 from server import checkpoint
 from server.arrivals import ArrivalSchedule
+from server.durable import write_whole
 from server.federation import Federation, Known
 from server.metrics import START, site_dice
 from server.record import Record
+from server.replies import why_incomplete, why_unfit
 from server.sites import Sites
-from server.spool import Spool, why_incomplete, why_unfit
+from server.spool import Spool
 from strategies import Strategy
 from strategies.base import State, Weights
 from wire import Failure, Order, Reply, Task, size
@@ -156,17 +158,20 @@ class Loop:
         clock = time.perf_counter()
         tested = [s for s in self.hospitals(self.sites.connected() & federation.known.keys()) if federation.known[s].tests]
         orders = [replace(self.order(federation, s, "evaluate", federation.round), last=last) for s in sorted(tested)]
-        replies, _ = self.ask(federation.state.weights, orders)
+        replies, failures = self.ask(federation.state.weights, orders)
+        if orders and not replies:
+            why = f"{failures[0].site}: {failures[0].reason}"
+            raise CannotContinue(f"no site answered the evaluation of stage {stage!r} ({why})")
         columns = self.hospitals(self.schedule.in_order(federation.known))
         dice = {site: site_dice(replies[site].rows) if site in replies else float("nan") for site in columns}
-        rows = [{"site": site, **row} for site, reply in replies.items() for row in reply.rows]
+        rows = [{**row, "site": site} for site, reply in replies.items() for row in reply.rows]
         for row in rows:
             self.record.append("case", stage=stage, **row)
         for site, value in dice.items():
             if site in replies:
                 self.record.append("result", stage=stage, site=site, dice=value)
         results = federation.results.with_row(stage, dice)
-        (self.folder / "R.csv").write_text(results.to_csv())
+        write_whole(self.folder / "R.csv", lambda draft: draft.write_text(results.to_csv()))
         return replace(federation, results=results).spend("evaluating", time.perf_counter() - clock), rows
 
     def hospitals(self, sites: Iterable[str]) -> list[str]:

@@ -20,7 +20,7 @@ class Record:
         """Bytes written so far."""
         return self._file.tell()
 
-    def append(self, event: str, **facts: Any) -> None:
+    def append(self, event: str, /, **facts: Any) -> None:
         """Write one line; numbers that are not finite become null."""
         self._file.write((json.dumps({"event": event, **finite(facts)}) + "\n").encode())
         self._file.flush()

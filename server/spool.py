@@ -5,14 +5,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from server.tensors import read_tensors, write_tensors
-from strategies.base import Update, Weights
+from strategies.base import Update
 from wire import Reply, size
-
-NEEDED = {"hello": {"tests"}, "train": {"memory"}, "evaluate": {"case", "class", "dice"}}
-"""What the server reads from a reply's rows, by task."""
 
 
 class Spool:
@@ -45,29 +40,3 @@ class Spool:
 
     def _path(self, site: str, part: str) -> Path:
         return self._folder / f"{site}.{part}.safetensors"
-
-
-def why_unfit(update: Weights, model: Weights, roles: dict[str, str], rows: int) -> str | None:
-    """Why an update cannot be merged into the model with `rows` head rows, in words; None if it can."""
-    if odd := sorted(update.keys() ^ model.keys()):
-        return f"its tensors are not the model's: {odd[0]} is {'unknown' if odd[0] in update else 'missing'}"
-    for name, tensor in update.items():
-        shape = model[name].shape
-        wanted = (rows, *shape[1:]) if roles.get(name) == "head" else shape
-        if tensor.shape != wanted or tensor.dtype != model[name].dtype:
-            return f"{name} is {tensor.dtype} {list(tensor.shape)}, the model's {model[name].dtype} {list(wanted)}"
-        if not np.isfinite(tensor).all():
-            return f"{name} is not finite"
-    return None
-
-
-def why_incomplete(reply: Reply) -> str | None:
-    """What a reply of its task must say and does not, in words; None if nothing is amiss."""
-    if reply.task in ("hello", "train") and len(reply.rows) != 1:
-        return f"it has {len(reply.rows)} rows of facts, not one"
-    for row in reply.rows:
-        if missing := sorted(NEEDED.get(reply.task, set()) - set(row)):
-            return f"its rows do not say {missing[0]!r}"
-    if reply.task == "init" and not reply.weights:
-        return "it holds no weights"
-    return "its draws are less than none" if reply.draws < 0 else None

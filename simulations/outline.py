@@ -29,13 +29,20 @@ def print_plan(plan: Plan, run: Run, console: Console) -> None:
         "classes": f"{len(plan.classes)}: {', '.join(plan.classes)}",
         "model": f"{run.model.network}, {plan.parameters:,} parameters ({plan.model_bytes / 1e6:.2f} MB)",
         "patch": " x ".join(map(str, run.train.patch)),
-        "memory": f"{run.memory.policy}, {run.memory.budget} samples a site",
+        "memory": f"{run.memory.policy}, {run.memory.budget} samples a site{_own_budgets(run)}",
         "strategy": strategy,
         "on the wire": f"about {plan.wire_bytes / 1e6:.1f} MB",
         "engine": run.engine.name,
     }
     for name, fact in facts.items():
         console.print(f"{name:>12}  {escape(fact)}", highlight=False)
+
+
+def _own_budgets(run: Run) -> str:
+    """The sites that keep less than the others. A stream has one memory, and it is no site's."""
+    own = {name: site.budget for name, site in run.sites.items() if site.budget and site.budget != run.memory.budget}
+    shown = ", ".join(f"{name} {budget}" for name, budget in own.items())
+    return f" ({shown})" if own and run.paradigm != "stream" else ""
 
 
 def spans(rounds: tuple[int, ...]) -> str:

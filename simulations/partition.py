@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from clients.data import read_msd
 from configs.load import cache_root, nearest
 
 VERSION = 1
@@ -29,27 +30,13 @@ Files = tuple[Path, Path]
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """A folder's dataset.json. Raises ValueError where there is none that can be read."""
-    path = root / "dataset.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise ValueError(f"{path}: not valid JSON") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("training"), list):
-        raise ValueError(f"{path}: lists no `training` cases")
-    return manifest
+    """All that dataset.json says, of a folder whose cases could be read."""
+    return dict(json.loads((root / "dataset.json").read_text(encoding="utf-8")))
 
 
 def read_cases(root: Path) -> dict[str, Files]:
-    """{case: its image and label}, as dataset.json lists them. Raises ValueError for an entry without both."""
-    cases = {}
-    for entry in read_manifest(root)["training"]:
-        if not isinstance(entry, dict) or not {"image", "label"} <= entry.keys():
-            raise ValueError(f"{root / 'dataset.json'}: a training case needs an `image` and a `label` (given: {entry!r})")
-        cases[case_name(entry["image"])] = (root / entry["image"], root / entry["label"])
-    return cases
+    """{case: its image and label}, as dataset.json lists them. Raises ValueError where it cannot be read."""
+    return {case.name: (case.image, case.label) for case in read_msd(root)[0]}
 
 
 def choose_cases(root: Path, wanted: Iterable[str]) -> dict[str, Files]:
@@ -62,12 +49,8 @@ def choose_cases(root: Path, wanted: Iterable[str]) -> dict[str, Files]:
 
 
 def read_labels(root: Path) -> dict[str, int]:
-    """{class: value in the label files}, background left out."""
-    try:
-        named = {str(name): int(value) for value, name in read_manifest(root).get("labels", {}).items()}
-    except (AttributeError, TypeError, ValueError):
-        raise ValueError(f'{root / "dataset.json"}: `labels` must be {{"1": "class name", ...}}') from None
-    return {name: value for name, value in named.items() if value != 0}
+    """{class: value in the label files}, background left out. Raises ValueError as `read_cases`."""
+    return {name: value for name, (value,) in read_msd(root)[1].items()}
 
 
 def case_name(image: str | Path) -> str:

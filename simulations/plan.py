@@ -78,7 +78,11 @@ def prepare_all(run: Run, said: Callable[[str, int, int], None] = lambda site, d
 
 
 def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
-    """The plan of a materialised run."""
+    """The plan of a materialised run.
+
+    Raises:
+        ValueError: a site is never present, a class is annotated by nobody, or there is nothing to evaluate on.
+    """
     schedule = make_schedule(run.arrivals, list(run.sites))
     names = set(run.sites)
     present = {r: schedule.present(r, names) for r in range(1, schedule.rounds + 1)}
@@ -91,6 +95,9 @@ def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
     for site in sites:
         if not site.rounds:
             raise ValueError(f"sites.{site.name}: is never present in the run's {schedule.rounds} rounds")
+    if not any(site.tests for site in sites):
+        key = f"split.{run.evaluate.on}"
+        raise ValueError(f"evaluate.on: no site has a {run.evaluate.on} case; set data.{key} (or sites.<site>.{key}) above 0")
     classes = tuple(dict.fromkeys(c for site in sites for c in site.classes))
     for wanted in run.classes or ():
         if wanted not in classes:

@@ -5,13 +5,15 @@ from math import ceil
 from pathlib import Path
 
 from clients.data import SiteCases, site_cases
-from configs.schema import PretendSite, Run, Selection, Split
+from configs.schema import Arrivals, PretendSite, Run, Selection, Split
 from simulations.partition import joined_folder
 from simulations.phantoms import LABELS, write_phantoms
 from simulations.shifts import shifted_folder
 
 STREAM = "stream"
 """The extra client of the stream paradigm."""
+MADE = "msd"
+"""The source of every folder made here."""
 DATA_SEED = 0
 """Pretend hospitals are the same for every seed of a run."""
 
@@ -35,18 +37,25 @@ def _whole(name: str, site: PretendSite, run: Run) -> PretendSite:
     try:
         if site.phantoms is not None:
             root = write_phantoms(name, site.phantoms, site.annotates)
-            update["labels"] = site.labels or _phantom_labels(site)
+            update |= {"source": MADE, "labels": site.labels or _phantom_labels(site)}
         if root is not None:
             update["root"] = root = root.expanduser().absolute()
         if site.shift is not None and root is not None:
             every = {**update, "max_cases": None, "learns": True}  # the split is a share of what the folder holds
             cases = site_cases(name, site.model_copy(update=every), run.seed)
+            _require_msd(site.model_copy(update=update), "a shift")
             chosen = [case.name for part in (cases.train, cases.validation, cases.test) for case in part]
             update["root"] = shifted_folder(root, site.shift, name, DATA_SEED, chosen)
     except ValueError as error:
         text = str(error)
         raise ValueError(text if text.startswith("site ") else f"site {name!r}: {text}") from None
     return site.model_copy(update=update)
+
+
+def _require_msd(site: PretendSite, what: str) -> None:
+    """Folders are shifted and joined as MSD folders."""
+    if site.source != MADE:
+        raise ValueError(f"{what} needs an MSD folder, and its source is {site.source!r}")
 
 
 def _phantom_labels(site: PretendSite) -> dict[str, int | list[int]]:
@@ -66,6 +75,10 @@ def _as_stream(run: Run) -> Run:
         raise ValueError(f"sites.{STREAM}: that name is the extra client's in the stream paradigm")
     if run.arrivals.visits is not None or run.arrivals.door == "open":
         raise ValueError("arrivals: the stream paradigm takes `order`, not `visits` or an open door")
+    for key in ("rounds_per_stage", "stay"):  # an overlap is refused with `stay` already
+        if getattr(run.arrivals, key) != (default := Arrivals.model_fields[key].default):
+            why = f"a stage lasts as long as its site's cases, and no site leaves; leave it at {str(default).lower()}"
+            raise ValueError(f"arrivals.{key}: means nothing in the stream paradigm ({why})")
     order = run.arrivals.order or list(run.sites)
     cases = {name: site_cases(name, run.sites[name], run.seed) for name in order}
     portions = {name: _portions(len(cases[name].train), run.stream.cases_per_round) for name in order}
@@ -84,6 +97,11 @@ def _as_stream(run: Run) -> Run:
 
 def _stream_client(sites: Mapping[str, PretendSite], cases: Mapping[str, SiteCases]) -> PretendSite:
     first, *rest = cases
+    for name in cases:
+        try:
+            _require_msd(sites[name], "the stream paradigm")
+        except ValueError as error:
+            raise ValueError(f"site {name!r}: {error}") from None
     for other in rest:
         if cases[other].labels != cases[first].labels:
             raise ValueError(f"paradigm: a stream needs sites that annotate the same classes; {first} and {other} do not")

@@ -34,7 +34,7 @@ HOME = Path(__file__).resolve().parent.parent
 
 @contextmanager
 def cluster(address: str | None, cpus: int, gpus: bool, log: Path | None) -> Iterator[None]:
-    """A running Ray, stopped at exit, exceptions and Ctrl-C included.
+    """A running Ray, stopped at exit, exceptions, Ctrl-C and SIGTERM included.
 
     Args:
         address: a cluster to join; None: start one here.
@@ -46,14 +46,16 @@ def cluster(address: str | None, cpus: int, gpus: bool, log: Path | None) -> Ite
         ValueError: no cluster answers at the address.
     """
     with tempfile.TemporaryDirectory(prefix="sitestream-", dir=_short(), ignore_cleanup_errors=True) as folder:
+        meant = signal.getsignal(signal.SIGTERM)
         try:
-            with _silent_driver(log), _sigterm():
-                with _unwarned():
+            with _silent_driver(log):
+                with _unwarned(), _sigterm(meant):
                     _join(address) if address else _start(folder, cpus, gpus)
                 yield
         finally:
             with _unwarned():
                 ray.shutdown()
+            _set_sigterm(meant)
 
 
 def cores() -> int:
@@ -177,11 +179,21 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm() -> Iterator[None]:
-    """Ray makes SIGTERM an exception (SystemExit), which stops it properly; afterwards the signal means what it did before."""
-    before, main = signal.getsignal(signal.SIGTERM), threading.current_thread() is threading.main_thread()
+def _sigterm(meant: Any) -> Iterator[None]:
+    """Ray's start makes SIGTERM a SystemExit of its own: while it starts that is made what the signal `meant`, and
+    afterwards the signal means it again. Where it meant sudden death Ray's way stays, for it stops Ray properly."""
     try:
         yield
+    except SystemExit:
+        if callable(meant):
+            meant(signal.SIGTERM, None)
+        raise
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
+        if meant is not signal.SIG_DFL:
+            _set_sigterm(meant)
+
+
+def _set_sigterm(handler: Any) -> None:
+    """None: a handler that is not Python's, which Python cannot set."""
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)

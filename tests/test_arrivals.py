@@ -23,7 +23,7 @@ def table(arrivals: Arrivals, connected: set[str] = ALL) -> list[str]:
         ({"rounds": 5}, ["a", "ab", "abc", "abc", "abc"]),
         ({"rounds": 2}, ["a", "ab"]),
         ({"stay": False}, ["a", "b", "c"]),
-        ({"stay": False, "rounds_per_stage": 2, "overlap": 1}, ["a", "a", "ab", "b", "bc", "c", "c"]),
+        ({"stay": False, "rounds_per_stage": 2, "overlap": 1}, ["a", "a", "ab", "b", "bc", "c"]),  # the last has no next
         ({"stay": False, "rounds": 5}, ["a", "b", "c", "", ""]),
         ({"visits": {"a": [[1, 2], [4, None]], "b": [[2, 3]], "c": [[2, 2]]}}, ["a", "abc", "b", "a"]),
         ({"visits": {"a": [[2, None]], "b": [[1, 5]]}, "rounds_per_stage": 3}, ["b", "ab", "ab", "ab", "ab"]),

@@ -15,6 +15,7 @@ from server.record import Record
 from server.spool import Spool
 from server.tensors import read_tensors, write_tensors
 from strategies.base import State
+from tests import disk
 from tests.fakes import Fake, FakeSites, fake_run
 from tests.test_loop import interrupted, timeless
 from wire import Reply
@@ -85,6 +86,12 @@ def test_only_the_newest_are_kept_and_a_dead_process_leaves_no_drafts(tmp_path):
     assert rounds(tmp_path) == ["000011", "000012"]
     checkpoint.save(tmp_path, federation(13), keep=1)
     assert rounds(tmp_path) == ["000013"]
+
+
+def test_a_checkpoint_is_on_disk_before_it_is_there_by_name(tmp_path, monkeypatch):
+    log = disk.watch(monkeypatch)
+    checkpoint.save(tmp_path, federation(3), keep=2)
+    disk.assert_durable(tmp_path / "checkpoints" / "000003", log)
 
 
 TEARS = {

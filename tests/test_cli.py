@@ -1,5 +1,7 @@
 """The command: one line for every mistake, the right exit code, and words that help."""
 
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ train: {patch: [16, 16, 16], batch: 2, sampling_rate: 2}
 memory: {budget: 2}
 engine: {name: local}
 """
+RESUME = f"{shlex.quote(sys.executable)} {shlex.quote(run_sim.__file__)} resume out"
 Ask = Callable[..., tuple[int, str]]
 
 
@@ -125,7 +128,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(ask, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.yaml").write_text("seed: 5\n")
     code, told = ask("run", SMOKE, "--out", "out")
-    assert (code, told) == (2, "out already holds a run: `run_sim.py resume out`, or another --out")
+    assert (code, told) == (2, f"out already holds a run: {RESUME} or another --out")
     assert (tmp_path / "out" / "config.yaml").read_text() == "seed: 5\n"
 
 
@@ -202,7 +205,7 @@ def test_a_run_that_cannot_go_on_says_how_to_resume_and_does(ask, tiny, capsys, 
     with monkeypatch.context() as broken:
         broken.setattr(Site, "_train", lambda *_: 1 / 0)
         code, told = ask("run", tiny, "--out", "out")
-    expected = "no site answered in round 1 (only: division by zero). go on with: python run_sim.py resume out"
+    expected = f"no site answered in round 1 (only: division by zero). go on with: {RESUME}"
     assert (code, told) == (3, expected)
     assert main(["resume", "out"]) == 0
     assert (Path("out/report.html").exists(), Path("out/model.safetensors").exists()) == (True, True)
@@ -218,7 +221,7 @@ def test_an_unexpected_end_is_told_and_logged(ask, tiny, monkeypatch):
     code, told = ask("run", tiny, "--out", "out")
     assert (code, told) == (
         3,
-        "the run stopped: KeyError: 'key' (details: out/log.txt). go on with: python run_sim.py resume out",
+        f"the run stopped: KeyError: 'key' (details: out/log.txt). go on with: {RESUME}",
     )
     assert "Traceback" in Path("out/log.txt").read_text()
 
@@ -232,7 +235,15 @@ def test_an_interrupt_before_the_first_round_is_no_traceback(ask, tiny, monkeypa
         assert ask("run", tiny, "--out", "out") == (130, "interrupted")
     monkeypatch.setattr("simulations.engines.simulate", interrupt)
     code, told = ask("run", tiny, "--out", "out")
-    assert (code, told) == (130, "interrupted; finished rounds are saved. go on with: python run_sim.py resume out")
+    assert (code, told) == (130, f"interrupted; finished rounds are saved. go on with: {RESUME}")
+
+
+def test_the_command_to_resume_names_the_interpreter_that_the_user_ran(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my venv" / "bin" / "python"))
+    monkeypatch.setattr(run_sim, "__file__", str(tmp_path / "run_sim.py"))
+    assert run_sim._to_resume(Path("runs/x y")) == "'my venv/bin/python' run_sim.py resume 'runs/x y'"
+    monkeypatch.setattr(sys, "executable", "/opt/python")
+    assert run_sim._to_resume(Path("/runs/x")) == "/opt/python run_sim.py resume /runs/x"
 
 
 def test_a_run_can_be_resumed_from_anywhere(monkeypatch, msd_folder, config, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from configs.load import build_run, cache_root, dump_run, load_run, load_site
+from configs.plain import parse
 from configs.schema import Run, SiteFile
 
 SHIPPED = sorted(path for path in (Path(__file__).parents[1] / "configs").glob("*.yaml") if path.name != "strategies.yaml")
@@ -50,6 +51,17 @@ def test_a_shipped_config_loads_and_survives_being_written(path, tmp_path):
     assert load_run(tmp_path / "config.yaml") == run
 
 
+def test_what_is_written_spells_the_defaults_out_and_leaves_out_what_is_not_given():
+    visits = {"a": [[1, None]], "b": [[2, 3]]}
+    tree = parse(dump_run(build_run({"sites": SITES, "arrivals": {"visits": visits}})))
+    assert (tree["seed"], tree["memory"]["policy"], tree["memory"]["budget"], tree["keep"]) == (0, "selective", 16, 2)
+    assert tree["arrivals"]["visits"] == visits
+    assert "order" not in tree["arrivals"] and "budget" not in tree["sites"]["a"] and "classes" not in tree
+    for name, section in Run():
+        if isinstance(section, BaseModel):
+            assert {key for key, value in section if value is not None} - {"visits"} <= set(tree[name])
+
+
 def models(model: type[BaseModel], seen: set[type[BaseModel]]) -> set[type[BaseModel]]:
     seen.add(model)
     for field in model.model_fields.values():
@@ -90,7 +102,7 @@ def test_every_field_is_documented():
         ({"sites": {"a": {"split": {"test": {"kye": "x"}}}}}, "sites.a.split.test.kye: unknown key; did you mean 'key'?"),
         ({"sites": {"split": {"sorce": "msd"}}}, "sites.split.sorce: unknown key; did you mean 'source'?"),
         ({"strategy": {"merg": "average"}}, "strategy.merg: unknown key; did you mean 'merge'?"),
-        ({"engine": {"zzz": 1}}, "engine.zzz: unknown key; valid: actors, address, deadline_s, name, retries"),
+        ({"engine": {"zzz": 1}}, "engine.zzz: unknown key; valid: actors, address, cpus, deadline_s, gpus, name, retries"),
     ],
 )
 def test_an_unknown_key_is_placed_and_the_nearest_is_named(tree, line):
@@ -163,8 +175,12 @@ def test_a_wrong_value_is_one_line(tree, line):
             "sites.b.budget: 1 is smaller than the batch (train.batch: 2), so no batch could be drawn",
         ),
         (
-            {"sites": SITES | {"b": {"root": "x", "labels": {"liver": 1, "lung": 2}, "annotates": ["liver"]}}},
-            "classes: 'lung' is annotated by nobody (sites annotate liver)",
+            {"sites": SITES | {"b": {"phantoms": {}, "annotates": ["liver"], "budget": 17}}},
+            "sites.b.budget: 17 is more than the server asks any site to keep (memory.budget: 16)",
+        ),
+        (
+            {"arrivals": {"overlap": 1}},
+            "arrivals.overlap: 1 means nothing while sites stay (arrivals.stay: false lets them leave)",
         ),
         (
             {"sites": SITES | {"b": {"root": "x", "labels": {"liver": 1}, "annotates": ["liver", "lung"]}}},
@@ -174,6 +190,18 @@ def test_a_wrong_value_is_one_line(tree, line):
 )
 def test_what_does_not_fit_together_is_refused(change, line):
     assert complaint({"sites": SITES} | change) == line
+
+
+def test_a_site_may_leave_a_class_of_its_label_files_alone():
+    run = build_run({"sites": SITES | {"b": {"root": "x", "labels": {"liver": 1, "lung": 2}, "annotates": ["liver"]}}})
+    assert run.sites["b"].annotates == ["liver"]
+
+
+def test_a_site_has_the_engines_size_unless_it_has_its_own(write):
+    run = build_run({"engine": {"cpus": 2, "gpus": 0.5}, "sites": SITES | {"b": {"root": "x", "cpus": 1, "gpus": 0}}})
+    again = load_run(write(dump_run(run)))
+    for found in (run, again):
+        assert [(site.cpus, site.gpus) for site in found.sites.values()] == [(2, 0.5), (1, 0)]
 
 
 def test_a_class_that_an_unlisted_data_set_may_hold_is_not_refused_too_early():
@@ -242,6 +270,39 @@ def test_extends_lays_key_over_key_and_replaces_args_whole(write):
     run = load_run(write("extends: base.yaml\nmodel: {args: {channels: [8, 16]}}\nsites: {b: null}\n", base=base))
     assert (run.name, run.seed, run.model.network, list(run.sites)) == ("mine", 1, "UNet", ["a"])
     assert run.model.args == {"channels": [8, 16]}
+
+
+OTHER = "memory: {policy: dynamic, args: {k: 2}}\nmodel: {args: {channels: [4, 8]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("layer", "memory", "model"),
+    [
+        ("memory: {policy: reservoir}", {}, {"channels": [4, 8]}),
+        ("memory: {policy: reservoir, args: {m: 1}}", {"m": 1}, {"channels": [4, 8]}),
+        ("memory: {policy: dynamic, budget: 9}", {"k": 2}, {"channels": [4, 8]}),
+        ("model: {network: DynUNet}", {"k": 2}, {}),
+        ("model: {network: UNet}", {"k": 2}, {"channels": [4, 8]}),
+    ],
+)
+def test_arguments_go_with_the_policy_or_network_that_they_belong_to(write, layer, memory, model):
+    run = load_run(write(f"extends: base.yaml\n{layer}\n", base=OTHER))
+    assert (run.memory.args, run.model.args) == (memory, model)
+
+
+@pytest.mark.parametrize(
+    ("edits", "args"),
+    [
+        (["memory.policy=selective"], {}),
+        (["memory.policy=selective", "memory.args.m=1"], {"m": 1}),
+        (["memory.args.m=1", "memory.policy=selective"], {"m": 1}),
+        (["memory={policy: selective}"], {}),
+        (["memory.policy=dynamic", "memory.args.m=1"], {"k": 2, "m": 1}),
+        (["memory.policy=selective", "memory.policy=dynamic"], {"k": 2}),
+    ],
+)
+def test_the_edits_of_a_command_are_one_layer(write, edits, args):
+    assert load_run(write(OTHER), edits).memory.args == args
 
 
 def test_extends_may_be_a_chain_but_no_circle(write):

@@ -1,6 +1,7 @@
 """The server's rounds over sites of a few numbers: what comes out can be worked out by hand."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from configs.schema import Run
 from server import checkpoint
 from server.conduct import METADATA, conduct
 from server.loop import CannotContinue
+from tests import disk
 from tests.fakes import Change, Fake, FakeSites, fake_run
 from wire import Failure, Reply
 
@@ -178,6 +180,21 @@ def test_the_last_evaluation_alone_asks_for_surfaces(tmp_path):
     }
 
 
+def test_what_a_departed_site_held_is_not_held_any_more(tmp_path):
+    run = fake_run(arrivals={"visits": {"a": [[1, 1]], "b": [[2, 2]]}}, memory={"budget": 2})
+    metrics = conduct(FakeSites({"a": Fake(), "b": Fake(59)}), run, tmp_path)
+    # body 1 + 59 = 60, so IoU .6 / 2; b's 2 samples of the 8 cases streamed
+    assert metrics["normdel"].value == pytest.approx(1 / (1 + math.exp(-0.3 * math.exp(-2 / 8))), abs=1e-6)
+
+
+def test_results_are_whole_or_absent(tmp_path, monkeypatch):
+    log = disk.watch(monkeypatch)
+    conduct(FakeSites({"a": Fake(), "b": Fake()}), fake_run(), tmp_path)
+    for name in ("R.csv", "summary.json", "model.safetensors"):
+        disk.assert_durable(tmp_path / name, log)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_what_an_order_says_and_what_it_costs(tmp_path):
     sites = FakeSites({"a": Fake(), "b": Fake()})
     conduct(sites, fake_run(memory={"budget": 5}), tmp_path)
@@ -228,6 +245,17 @@ def test_if_all_fail_the_run_cannot_go_on_and_can_be_taken_up(tmp_path):
     assert rows(tmp_path, "failure") == []  # of a round that was done again
 
 
+@pytest.mark.parametrize(("round", "stage"), [(0, "start"), (1, "a"), (2, "b")])
+def test_if_no_site_can_be_evaluated_the_run_cannot_go_on_and_can_be_taken_up(tmp_path, round, stage):
+    sites = FakeSites({"a": Fake(), "b": Fake()}, {(site, "evaluate", round): failing() for site in "ab"})
+    with pytest.raises(CannotContinue, match=rf"no site answered the evaluation of stage '{stage}' \(a: it rains\)"):
+        conduct(sites, fake_run(), tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    conduct(FakeSites({"a": Fake(), "b": Fake()}), fake_run(), tmp_path)
+    assert table(tmp_path) == ["stage,a,b", "start,0.000000,0.000000", "a,0.010000,0.010000", "b,0.020000,0.020000"]
+    assert rows(tmp_path, "failure") == []
+
+
 def test_no_site_no_weights_no_run(tmp_path):
     with pytest.raises(CannotContinue, match="no initial weights: a: it rains"):
         conduct(FakeSites({"a": Fake(), "b": Fake()}, {("a", "init", 0): failing()}), fake_run(), tmp_path)
@@ -254,7 +282,7 @@ NAN = np.array([np.nan, 1], np.float32)
         (lambda reply: replace(reply, weights={}), "its tensors are not the model's: body is missing"),
         (lambda reply: replace(reply, rows=()), "it has 0 rows of facts, not one"),
         (lambda reply: replace(reply, rows=({"steps": 1},)), "its rows do not say 'memory'"),
-        (lambda reply: replace(reply, draws=-1), "its draws are less than none"),
+        (lambda reply: replace(reply, draws=-1), "its 'draws' is -1, not a whole number from 0"),
     ],
 )
 def test_an_unfit_update_becomes_a_failure_and_the_others_are_merged(tmp_path, change, reason):
@@ -274,10 +302,58 @@ def test_an_answer_without_its_facts_does_not_end_the_run(tmp_path, task):
     assert rows(tmp_path, "arrive", "round", "site") == [(1, "a"), (2, "b")]
 
 
-def test_a_site_cannot_write_the_servers_words(tmp_path):
-    lying: Change = lambda reply: replace(reply, rows=({"memory": 1, "round": 77, "site": "b", "draws": 99},))  # noqa: E731
+def told(**facts: Any) -> Change:
+    """The same reply with these words in its rows."""
+    return lambda reply: replace(reply, rows=tuple({**row, **facts} for row in reply.rows))
+
+
+@pytest.mark.parametrize("word", ["event", "round", "site", "stage"])
+@pytest.mark.parametrize("task", ["hello", "train", "evaluate"])
+def test_a_site_cannot_write_the_servers_words(tmp_path, task, word):
+    round = 2 if task == "train" else 0
+    conduct(FakeSites({"a": Fake(), "b": Fake()}, {("b", task, round): told(**{word: "a"})}), fake_run(), tmp_path)
+    reason = f"its rows say {word!r}, which is the server's to say"
+    assert rows(tmp_path, "failure", "site", "task", "kind", "reason") == [("b", task, "invalid", reason)]
+
+
+def test_a_site_cannot_count_for_the_server(tmp_path):
+    lying = told(draws=99, bytes_up=0, self="me")
     conduct(FakeSites({"a": Fake(), "b": Fake()}, {("a", "train", 1): lying}), fake_run(), tmp_path)
-    assert rows(tmp_path, "train", "round", "site", "draws")[0] == (1, "a", 1)
+    assert rows(tmp_path, "train", "site", "draws", "bytes_up")[0] == ("a", 1, 12)
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "reason"),
+    [
+        ("hello", told(tests=-1), "its 'tests' is -1, not a whole number from 0"),
+        ("hello", told(tests=True), "its 'tests' is True, not a whole number from 0"),
+        ("hello", lambda reply: replace(reply, new_cases=None), "its 'new_cases' is None, not a whole number from 0"),
+        ("hello", lambda reply: replace(reply, classes=(["liver"],)), "its 'classes' is (['liver'],), not a list of names"),
+        ("train", told(memory="many"), "its 'memory' is 'many', not a whole number from 0"),
+        ("train", told(memory=2.5), "its 'memory' is 2.5, not a whole number from 0"),
+        ("train", told(memory_classes={"liver": None}), "its 'memory_classes' is {'liver': None}, not whole numbers by name"),
+        ("train", told(memory_arrived=["x"]), "its 'memory_arrived' is ['x'], not a list of whole numbers"),
+        ("train", told(loss_weight="1"), "its 'loss_weight' is '1', not a number or null"),
+        ("train", lambda reply: replace(reply, draws="x"), "its 'draws' is 'x', not a whole number from 0"),
+        ("train", lambda reply: replace(reply, rows=("odd",)), "'odd' is no row of facts"),
+        ("evaluate", told(dice="x"), "its 'dice' is 'x', not a number or null"),
+        ("evaluate", told(iou=[]), "its 'iou' is [], not a number or null"),
+        ("evaluate", told(**{"class": ["liver"]}), "its 'class' is ['liver'], not text"),
+        ("evaluate", told(case=None), "its 'case' is None, not text"),
+    ],
+)
+def test_an_odd_word_is_a_failure_of_its_site_and_the_run_goes_on(tmp_path, task, change, reason):
+    round = 2 if task == "train" else 0
+    conduct(FakeSites({"a": Fake(), "b": Fake()}, {("b", task, round): change}), fake_run(), tmp_path)
+    assert rows(tmp_path, "failure", "site", "task", "kind", "reason") == [("b", task, "invalid", reason)]
+    assert table(tmp_path)[-1].startswith("b,0.02")
+
+
+def test_a_number_may_be_missing(tmp_path):
+    sites = FakeSites({"a": Fake(), "b": Fake()}, {("b", "evaluate", 0): told(dice=None, iou=None)})
+    conduct(sites, fake_run(), tmp_path)
+    assert rows(tmp_path, "failure") == []
+    assert table(tmp_path)[1] == "start,0.000000,"
 
 
 # Initial weights from a file ------------------------------------------------------------------------------------------

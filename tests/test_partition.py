@@ -95,8 +95,9 @@ def test_bad_cases_are_refused():
     ("text", "complaint"),
     [
         ("{", "not valid JSON"),
-        ("[]", "lists no `training`"),
-        ('{"training": ["x.nii.gz"]}', "needs an `image` and a `label`"),
+        ("[]", "must hold a JSON object"),
+        ('{"training": ["x.nii.gz"], "labels": {"1": "liver"}}', "not an MSD data set"),
+        ('{"training": [{"image": "x.nii", "label": "y.nii"}]}', "not an MSD data set .KeyError: 'labels'"),
     ],
 )
 def test_a_broken_manifest_is_refused(tmp_path, text, complaint):

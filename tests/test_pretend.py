@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clients.data import site_cases
+from clients.data import SOURCES, read_msd, site_cases
 from configs.load import build_run, dump_run, load_run
 from configs.schema import Run
 from server.arrivals import make_schedule
@@ -27,6 +27,12 @@ def make(sites: dict[str, Any] | None = None, **sections: Any) -> Run:
     """Five cases a site, of which ceil(.25 * 5) = 2 are for testing."""
     base = {"name": "p", "model": NET, "train": TRAIN, "memory": {"budget": 2}, "sites": sites or {"a": site(), "b": site()}}
     return build_run(base | sections)
+
+
+@pytest.fixture
+def other_source(monkeypatch):
+    """A second way of storing data, `other`."""
+    monkeypatch.setitem(SOURCES, "other", read_msd)
 
 
 def plan(run: Run) -> Plan:
@@ -81,16 +87,27 @@ def test_a_shift_changes_neither_the_split_nor_the_order(more):
         ({"a": {"root": "/no/such/place"}}, "site 'a': the data folder /no/such/place does not exist"),
         ({"a": {"root": "/no/such/place", "shift": "gamma"}}, "site 'a': the data folder /no/such/place does not exist"),
         ({"a": {}}, "site 'a': has no data folder (`root`, or `data.root` for all sites)"),
+        (
+            {"a": {"root": "ROOT", "source": "other", "shift": "gamma"}},
+            "site 'a': a shift needs an MSD folder, and its source is 'other'",
+        ),
         ({"a": site(shift="gama")}, "site 'a': sites.a.shift: there is no shift 'gama'; did you mean 'gamma'?"),
     ],
 )
-def test_what_cannot_be_made_names_the_site(sites, line):
+def test_what_cannot_be_made_names_the_site(sites, line, other_source, phantom_root):
+    if sites.get("a", {}).get("root") == "ROOT":
+        sites = {"a": sites["a"] | {"root": str(phantom_root)}}
     run = make(sites or {"x": site()})
     run = run if sites else run.model_copy(update={"sites": {}})
     with pytest.raises(ValueError) as caught:
         whole = materialise(run)
         prepare_all(whole)
     assert str(caught.value) == line
+
+
+def test_folders_made_here_are_msd_folders(other_source):
+    whole = materialise(make({"a": site(source="other"), "b": site(source="other", shift="gamma")}))
+    assert [made.source for made in whole.sites.values()] == ["msd", "msd"]
 
 
 # The stream paradigm --------------------------------------------------------------------------------------------------
@@ -132,6 +149,14 @@ def test_without_a_portion_a_site_is_a_round():
         ({"a": site()}, {"visits": {"a": [[1, None]]}}, "arrivals: the stream paradigm takes `order`, not `visits`"),
         ({"a": site()}, {"door": "open", "rounds": 1}, "arrivals: the stream paradigm takes `order`, not `visits`"),
         (
+            {"a": site()},
+            {"rounds_per_stage": 3},
+            "arrivals.rounds_per_stage: means nothing in the stream paradigm (a stage lasts as long as its site's cases, and "
+            "no site leaves; leave it at 1)",
+        ),
+        ({"a": site()}, {"stay": False}, "arrivals.stay: means nothing in the stream paradigm"),
+        ({"a": site()}, {"overlap": 1, "stay": False}, "arrivals.stay: means nothing in the stream paradigm"),
+        (
             {"a": site(), "b": site(annotates=["liver"])},
             {},
             "paradigm: a stream needs sites that annotate the same classes; a and b",
@@ -142,6 +167,12 @@ def test_what_cannot_be_a_stream_is_said(sites, arrivals, line):
     with pytest.raises(ValueError) as caught:
         materialise(make(sites, paradigm="stream", arrivals=arrivals))
     assert str(caught.value).startswith(line)
+
+
+def test_a_stream_joins_msd_folders_only(other_source, phantom_root):
+    other = {"root": str(phantom_root), "source": "other", "annotates": ["liver", "spleen"]}
+    with pytest.raises(ValueError, match="site 'b': the stream paradigm needs an MSD folder, and its source is 'other'"):
+        materialise(make({"a": site(), "b": other}, paradigm="stream"))
 
 
 # The plan -------------------------------------------------------------------------------------------------------------
@@ -183,6 +214,15 @@ def test_a_site_without_a_training_case_is_refused():
         plan(make({"a": site(1)}))
 
 
+def test_a_run_without_a_case_to_evaluate_on_is_refused():
+    with pytest.raises(ValueError) as caught:
+        plan(make(evaluate={"on": "validation"}))
+    key = "split.validation"
+    assert str(caught.value) == f"evaluate.on: no site has a validation case; set data.{key} (or sites.<site>.{key}) above 0"
+    found = plan(make({"a": site(split={"test": 0}), "b": site()}))  # one site without tests is fine
+    assert [there.tests for there in found.sites] == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("sections", "line"),
     [
@@ -208,13 +248,15 @@ def test_a_plan_is_printed_with_all_that_it_knows():
 
     from rich.console import Console
 
-    run, text = make(arrivals={"rounds_per_stage": 2}), StringIO()
+    sites, memory = {"a": site(), "b": site(budget=2), "c": site(budget=3)}, {"budget": 3}
+    run, text = make(sites, memory=memory, arrivals={"rounds_per_stage": 2}), StringIO()
     found = plan(run)
     print_plan(found, run, Console(file=text, width=120))
     wire, strategy = f"about {found.wire_bytes / 1e6:.1f} MB", "average · draws · all · plain"
     size = f"{found.parameters:,} parameters"
-    for word in ("a", "1-4", "3-4", "2 in 4 rounds: a → b", "2: liver, spleen", size, wire, "selective, 2 samples", strategy):
+    for word in ("a", "1-6", "3-6", "3 in 6 rounds: a → b → c", "2: liver, spleen", size, wire, strategy):
         assert word in text.getvalue()
+    assert "selective, 3 samples a site (b 2)\n" in text.getvalue()
 
 
 def test_spans():

@@ -10,6 +10,7 @@ from clients import snapshot
 from clients.snapshot import Snapshot, before, commit
 from clients.train import Trainer
 from memory.sample import Sample
+from tests import disk
 from tests.site_orders import content, order, remembered, rounds_kept, through
 
 
@@ -23,6 +24,12 @@ def test_a_snapshot_comes_back_as_it_was(tmp_path):
     assert (found.cursor, found.served, found.samples[0].case) == (5, 1, "a")
     np.testing.assert_array_equal(found.moments["w|step"], [5])
     assert before(tmp_path, "r", 3) == before(tmp_path, "other", 9) == Snapshot()
+
+
+def test_a_snapshot_is_on_disk_before_it_is_there_by_name(tmp_path, monkeypatch):
+    log = disk.watch(monkeypatch)
+    commit(tmp_path, "r", 3, kept(5), keep=2)
+    disk.assert_durable(tmp_path / "r" / "000003", log)
 
 
 def test_optimizer_scalars_keep_their_shape(tmp_path):

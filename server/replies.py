@@ -1,0 +1,113 @@
+"""Whether a reply can be used: whatever a site sends, the run goes on."""
+
+from collections.abc import Callable, Mapping
+from reprlib import repr as short
+from typing import Any
+
+import numpy as np
+
+from strategies.base import Weights
+from wire import Reply
+
+RESERVED = {"event", "round", "site", "stage"}
+"""What the server writes into the record beside a site's own words."""
+NEEDED = {"hello": {"tests"}, "train": {"memory"}, "evaluate": {"case", "class", "dice"}}
+"""What a row must say, by task."""
+
+Kind = tuple[str, Callable[[Any], bool]]
+"""What a value has to be, in words and as a check."""
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63  # a longer one is no float
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_integer(value) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, float) or _is_integer(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _each(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and all(map(check, value))
+
+
+def _named(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Mapping) and all(map(_is_text, value)) and all(map(check, value.values()))
+
+
+WHOLE: Kind = ("a whole number from 0", _is_whole)
+NUMBER: Kind = ("a number or null", _is_number)
+TEXT: Kind = ("text", _is_text)
+COUNTS: Kind = ("whole numbers by name", _named(_is_whole))
+
+ENVELOPE: dict[str, Kind] = {
+    "draws": WHOLE,
+    "new_cases": WHOLE,
+    "classes": ("a list of names", _each(_is_text)),
+    "roles": ("names by tensor", _named(_is_text)),
+}
+ROWS: dict[str, dict[str, Kind]] = {
+    "hello": {"tests": WHOLE},
+    "train": {
+        **dict.fromkeys(("memory", "budget", "steps", "dropped", "new_cases", "stream_left"), WHOLE),
+        **dict.fromkeys(("loss_sum", "loss_weight", "seconds"), NUMBER),
+        **dict.fromkeys(("memory_classes", "memory_domains"), COUNTS),
+        "memory_arrived": ("a list of whole numbers", _each(_is_whole)),
+    },
+    "evaluate": {
+        **dict.fromkeys(("case", "class"), TEXT),
+        **dict.fromkeys(("dice", "dice.all", "iou", "hd95", "nsd"), NUMBER),
+        "voxels": WHOLE,
+    },
+}
+"""What the server and its report read from rows, by task; other words are recorded as they come."""
+
+
+def why_unfit(update: Weights, model: Weights, roles: dict[str, str], rows: int) -> str | None:
+    """Why an update cannot be merged into the model with `rows` head rows, in words; None if it can."""
+    if odd := sorted(update.keys() ^ model.keys()):
+        return f"its tensors are not the model's: {odd[0]} is {'unknown' if odd[0] in update else 'missing'}"
+    for name, tensor in update.items():
+        shape = model[name].shape
+        wanted = (rows, *shape[1:]) if roles.get(name) == "head" else shape
+        if tensor.shape != wanted or tensor.dtype != model[name].dtype:
+            return f"{name} is {tensor.dtype} {list(tensor.shape)}, the model's {model[name].dtype} {list(wanted)}"
+        if not np.isfinite(tensor).all():
+            return f"{name} is not finite"
+    return None
+
+
+def why_incomplete(reply: Reply) -> str | None:
+    """What a reply of its task must say and does not, or says oddly, in words; None if nothing is amiss."""
+    if odd := _why_odd(vars(reply), ENVELOPE):
+        return odd
+    if reply.task in ("hello", "train") and len(reply.rows) != 1:
+        return f"it has {len(reply.rows)} rows of facts, not one"
+    for row in reply.rows:
+        if odd := _why_no_row(row, reply.task):
+            return odd
+    return "it holds no weights" if reply.task == "init" and not reply.weights else None
+
+
+def _why_no_row(row: Any, task: str) -> str | None:
+    if not isinstance(row, dict) or not all(map(_is_text, row)):
+        return f"{short(row)} is no row of facts"
+    if missing := sorted(NEEDED.get(task, set()) - set(row)):
+        return f"its rows do not say {missing[0]!r}"
+    if taken := sorted(RESERVED & set(row)):
+        return f"its rows say {taken[0]!r}, which is the server's to say"
+    return _why_odd(row, ROWS.get(task, {}))
+
+
+def _why_odd(facts: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str | None:
+    for name, (words, check) in kinds.items():
+        if name in facts and not check(facts[name]):
+            return f"its {name!r} is {short(facts[name])}, not {words}"
+    return None
