@@ -107,7 +107,7 @@ def test_the_memory_never_exceeds_the_quota(make_site, policy):
 def test_the_sites_own_budget_caps_the_quota(make_site):
     replies = through(make_site(site={"budget": 2}), [1, 2], quota=5)
     assert [(reply.rows[0]["memory"], reply.rows[0]["budget"]) for reply in replies] == [(2, 2), (2, 2)]
-    assert through(make_site("b", site={"budget": 9}), [1], quota=2)[0].rows[0]["budget"] == 2
+    assert through(make_site("b", site={"budget": 3}), [1], quota=2)[0].rows[0]["budget"] == 2
 
 
 def test_a_memory_without_room_is_refused_and_leaves_nothing(site):
