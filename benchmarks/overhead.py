@@ -140,8 +140,9 @@ def compare(folder: Path, sites: tuple[str, ...], pairs: int) -> None:
     simulated(config, "--actors", str(len(sites)))  # fills the cache, warms the disk
     ratios = []
     for pair in range(pairs):
-        alone = bare_seconds(config, sites)
+        first = bare_seconds(config, sites) if pair % 2 == 0 else None  # in turn, so that a drifting machine favours neither
         run = simulated(config, "--actors", str(len(sites)))
+        alone = bare_seconds(config, sites) if first is None else first
         seconds = run["seconds"]
         rounds = seconds["total"] - seconds["greeting"]
         ratios.append(rounds / alone if len(sites) == 1 else alone / rounds)
