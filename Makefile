@@ -22,9 +22,15 @@ check: install ## style, types, and the layer test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layers.py
 
-bench: install ## the benchmarks: overhead over a bare loop, and the order of the memory policies
+bench: install ## the quick benchmarks: overhead, cost of the policies, scale of the index, what sketches give away
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/policy_cost.py
+	$(BIN)/python benchmarks/index_scale.py
+	$(BIN)/python benchmarks/leakage.py
+
+studies: install ## the long ones (hours): which memory forgets least, and whether the global index pays
 	$(BIN)/python benchmarks/memory_order.py
+	$(BIN)/python benchmarks/global_index.py --final --variants all
 
 install: $(VENV)/.installed ## the virtual environment with everything that requirements.txt pins
 
@@ -38,5 +44,5 @@ clean: ## remove the runs and the virtual environment
 	rm -rf runs $(VENV)
 	@echo "prepared cases and pretend hospitals stay in $${SITESTREAM_CACHE:-$$HOME/.cache/sitestream}"
 
-.PHONY: help run test check bench install clean
+.PHONY: help run test check bench studies install clean
 .DEFAULT_GOAL := help

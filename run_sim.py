@@ -5,6 +5,7 @@
     python run_sim.py run configs/hippocampus.yaml --engine ray --set memory.policy=reservoir
     python run_sim.py resume runs/hippocampus          go on where a run stopped
     python run_sim.py report runs/hippocampus          write its report.html anew
+    python run_sim.py memory runs/hippocampus          what each site's memory holds, what was dropped and why
 
 Exit codes: 0 done; 2 a mistake in what was asked (one line says which); 3 the run could not be completed (and how to
 resume); 130 interrupted, everything up to the last finished round saved.
@@ -17,9 +18,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -29,8 +28,8 @@ from rich.console import Console
 
 from configs.load import dump_run, load_run
 from configs.schema import Run
+from simulations.arguments import QUICKSTART, edits, engine_edits, read_arguments
 
-QUICKSTART = Path(__file__).parent / "configs" / "quickstart.yaml"
 LOG = logging.getLogger("sitestream")
 
 
@@ -41,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments = ["run", str(QUICKSTART)]
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        args = _parser().parse_args(arguments)
+        commands = {"run": do_run, "resume": do_resume, "check": do_check, "report": do_report, "memory": do_memory}
+        args = read_arguments(arguments, __doc__, commands)
         return int(args.do(args))
     except (ValueError, OSError) as error:  # an OSError: a folder that cannot be written, say
         return _complain(str(error), 2)
@@ -63,7 +63,7 @@ def _as_interrupt(number: int, frame: object) -> None:
 
 def do_run(args: argparse.Namespace) -> int:
     """Run a config in a new folder."""
-    run = load_run(args.config, _edits(args))
+    run = load_run(args.config, edits(args))
     _check_words(run)
     folder = args.out or _free_folder(Path("runs") / run.name)
     if (folder / "config.yaml").exists():
@@ -76,7 +76,7 @@ def do_run(args: argparse.Namespace) -> int:
 
 def do_resume(args: argparse.Namespace) -> int:
     """Go on with a run from its last finished round."""
-    run = load_run(_config_of(args.folder), _engine_edits(args))
+    run = load_run(_config_of(args.folder), engine_edits(args))
     return _simulate(_prepared(run), args.folder)
 
 
@@ -86,7 +86,7 @@ def do_check(args: argparse.Namespace) -> int:
     from simulations.plan import make_plan, prepare_all
     from simulations.pretend import materialise
 
-    run = load_run(args.config, _edits(args))
+    run = load_run(args.config, edits(args))
     _check_words(run)
     whole = materialise(run)
     print_plan(make_plan(whole, prepare_all(whole)), run, Console())
@@ -96,9 +96,19 @@ def do_check(args: argparse.Namespace) -> int:
 def do_report(args: argparse.Namespace) -> int:
     """Write report.html from what the run's folder holds."""
     from server.report import write_report
+    from simulations.holdings import held_by_uncertainty
 
     _config_of(args.folder)
-    print(f"report: {write_report(args.folder)}")
+    print(f"report: {write_report(args.folder, held_by_uncertainty(args.folder))}")
+    return 0
+
+
+def do_memory(args: argparse.Namespace) -> int:
+    """Print what the sites' memories hold, finished or not."""
+    from simulations.memory_tables import print_memory
+
+    duplicate = load_run(_config_of(args.folder)).index.duplicate
+    print_memory(args.folder, duplicate, args.site, args.evictions)
     return 0
 
 
@@ -130,6 +140,7 @@ def _simulate(run: Run, folder: Path) -> int:
     from server.report import write_report
     from simulations.chatter import chatter_to
     from simulations.engines import simulate
+    from simulations.holdings import held_by_uncertainty
     from simulations.screen import Screen
 
     rounds = make_schedule(run.arrivals, list(run.sites)).rounds
@@ -138,7 +149,7 @@ def _simulate(run: Run, folder: Path) -> int:
         try:
             with Screen(folder, list(run.sites), rounds):
                 simulate(run, folder)
-            print(f"report: {write_report(folder)}")
+            print(f"report: {write_report(folder, held_by_uncertainty(folder))}")
             return 0
         except KeyboardInterrupt:
             return _complain(f"interrupted; finished rounds are saved. {again}", 130)
@@ -189,59 +200,6 @@ def _with_absolute_paths(run: Run) -> Run:
     data = run.data.model_copy(update={"root": absolute(run.data.root)})
     model = run.model.model_copy(update={"weights": absolute(run.model.weights)})
     return run.model_copy(update={"sites": sites, "data": data, "model": model})
-
-
-# Arguments ----------------------------------------------------------------------------------------------------------------
-
-
-def _edits(args: argparse.Namespace) -> list[str]:
-    seed = [] if args.seed is None else [f"seed={args.seed}"]
-    return [*args.set, *seed, *_engine_edits(args)]
-
-
-def _engine_edits(args: argparse.Namespace) -> list[str]:
-    engine = [] if args.engine is None else [f"engine.name={args.engine}"]
-    return engine + ([] if args.actors is None else [f"engine.actors={args.actors}"])
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, as everything else here does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises ValueError instead of printing the usage."""
-        raise ValueError(f"{message} (see {self.prog} --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog="run_sim.py", description=__doc__, formatter_class=raw)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, do: Callable[[Any], int], help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help)
-        sub.set_defaults(do=do)
-        return sub
-
-    run = command("run", do_run, "run a config: train, evaluate, write the report")
-    check = command("check", do_check, "validate config and data, and print what would run without running it")
-    for sub in (run, check):
-        sub.add_argument("config", type=Path, nargs="?", default=QUICKSTART, help="a YAML file (default: the quickstart)")
-        _add_set(sub)
-    run.add_argument("--out", type=Path, help="the run's folder (default: runs/<name>, numbered if that is taken)")
-    resume = command("resume", do_resume, "go on with a run after its last finished round")
-    report = command("report", do_report, "write a run's report.html anew")
-    for sub in (resume, report):
-        sub.add_argument("folder", type=Path, help="a run's folder, e.g. runs/quickstart")
-    for sub in (run, check, resume):
-        sub.add_argument("--engine", choices=("local", "ray"), help="sites in this process, or on Ray actors")
-        sub.add_argument("--actors", type=int, help="Ray actors at most (default: as many as there are cores)")
-    return parser
-
-
-def _add_set(sub: argparse.ArgumentParser) -> None:
-    help = "change one key of the config, e.g. --set memory.budget=32; may be repeated"
-    sub.add_argument("--set", action="append", default=[], metavar="a.b=c", help=help)
-    sub.add_argument("--seed", type=int, help="the run's seed: every random choice is derived from it")
 
 
 if __name__ == "__main__":

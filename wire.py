@@ -22,14 +22,19 @@ PROTOCOL = 1
 
 Task = Literal["hello", "init", "train", "evaluate", "leave"]
 ROUND_KEYS = ("steps", "planned", "dropped", "loss_sum", "loss_weight", "new_cases", "stream_left", "seconds")
-MEMORY_KEYS = ("memory", "budget", "memory_classes", "memory_domains", "memory_arrived")
+MEMORY_KEYS = ("memory", "budget", "memory_classes", "memory_domains", "memory_arrived", "evicted")
 """How many samples, of which classes, of which domains (names, if the site declares them), their positions in the stream."""
+EVICTED_KEYS = ("id", "arrived", "visits", "uniqueness", "twin", "similarity")
+"""Of a sample that the memory let go: keyed id, stream position, how often it was trained on, how unique it was, and the
+sample most like it that stayed."""
+PRIVACY_KEYS = ("epsilon", "epsilon_total")
+"""What this upload of noisy sketches and all so far cost each case (configs.memory.Sketch.delta)."""
 CASE_KEYS = ("case", "class", "dice", "dice.all", "iou", "hd95", "nsd", "voxels")
 """Of a test case and class: keyed id, overlap and surface metrics, voxels of the label."""
 ROW_KEYS: dict[Task, frozenset[str]] = {
     "hello": frozenset({"tests"}),
     "init": frozenset(),
-    "train": frozenset((*ROUND_KEYS, *MEMORY_KEYS)),
+    "train": frozenset((*ROUND_KEYS, *MEMORY_KEYS, *PRIVACY_KEYS)),
     "evaluate": frozenset(CASE_KEYS),
     "leave": frozenset(),
 }
@@ -55,6 +60,8 @@ class Order:
     """The last evaluation of the run: surface distances and slices too."""
     quota: int = 0
     """How many samples the site's memory may keep."""
+    replay: int | None = None
+    """Steps of a site whose stream is over; None: as the recipe says."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """{score name: {sample id: value}}, the index's last word on what the site holds."""
     orphans: frozenset[str] = frozenset()
@@ -62,7 +69,7 @@ class Order:
     coverage_ME: NDArray | None = None
     """[M, E] int8 sketches that cover what the other live sites hold."""
     mu_E: NDArray | None = None
-    """[E] the federation's mean feature."""
+    """[E] the federation's mean feature, projected (clients/sketch.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +90,8 @@ class Reply:
     """Keyed ids of the samples the sketches belong to."""
     sketches_NE: NDArray | None = None
     """[N, E] int8 sketches of the samples the site holds."""
+    mean_E: NDArray | None = None
+    """[E] mean projected feature of the samples the site holds; its weight is their number."""
     rows: tuple[dict[str, Any], ...] = ()
     """Metrics as sums and weights: one row for the round, or one per test case and class. ROW_KEYS is all they may hold."""
     roles: dict[str, str] = field(default_factory=dict)
@@ -105,6 +114,19 @@ class Failure:
 def size(weights: Weights) -> int:
     """Bytes of a set of tensors on the wire, without headers."""
     return sum(tensor.nbytes for tensor in weights.values())
+
+
+def sketch_bytes(reply: Reply) -> int:
+    """Bytes of a reply's sketches on the wire, with their mean and ids."""
+    arrays = [array.nbytes for array in (reply.sketches_NE, reply.mean_E) if array is not None]
+    return sum(arrays) + sum(map(len, reply.ids))
+
+
+def told_bytes(order: Order) -> int:
+    """Bytes of what an order says of the index: coverage, mean, and scores by id (an id and a number of 8 bytes)."""
+    arrays = [array.nbytes for array in (order.coverage_ME, order.mu_E) if array is not None]
+    scores = [len(id) + 8 for values in order.scores.values() for id in values]
+    return sum(arrays) + sum(scores) + sum(map(len, order.orphans))
 
 
 def finite(value: Any) -> Any:
@@ -140,6 +162,7 @@ def pack_order(order: Order, shared: ArrayRecord) -> RecordDict:
         "classes": order.classes,
         "last": order.last,
         "quota": order.quota,
+        "replay": order.replay,
         "scores": order.scores,
         "orphans": sorted(order.orphans),
     }
@@ -170,7 +193,8 @@ def pack_reply(reply: Reply) -> RecordDict:
         ValueError: a row says more than ROW_KEYS allows.
     """
     for row in reply.rows:
-        if odd := sorted(row.keys() - ROW_KEYS[reply.task]):
+        evicted = {key for sample in row.get("evicted", ()) for key in sample}
+        if odd := sorted((row.keys() - ROW_KEYS[reply.task]) | (evicted - {*EVICTED_KEYS})):
             raise ValueError(f"a reply to {reply.task} may not say {odd[0]!r} (wire.py lists what may leave a site)")
     facts = {
         "run": reply.run,
@@ -184,7 +208,7 @@ def pack_reply(reply: Reply) -> RecordDict:
         "roles": reply.roles,
         "classes": reply.classes,
     }
-    return _pack(facts, pack_weights(reply.weights), reply.extra, {"sketches_NE": reply.sketches_NE})
+    return _pack(facts, pack_weights(reply.weights), reply.extra, {"sketches_NE": reply.sketches_NE, "mean_E": reply.mean_E})
 
 
 def unpack_reply(content: RecordDict) -> Reply:
@@ -198,7 +222,7 @@ def unpack_reply(content: RecordDict) -> Reply:
     try:
         for name in ("ids", "rows", "classes"):
             facts[name] = tuple(facts.get(name, ()))
-        return Reply(**facts, weights=weights, extra=extra, sketches_NE=arrays.get("sketches_NE"))
+        return Reply(**facts, weights=weights, extra=extra, sketches_NE=arrays.get("sketches_NE"), mean_E=arrays.get("mean_E"))
     except TypeError as error:
         raise ValueError(f"not a reply: {error}") from None
 

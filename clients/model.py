@@ -96,6 +96,8 @@ class Segmenter(nn.Module):
         self.classes, self.seed = tuple(classes), seed
         self._deepest: Tensor | None = None
         body.deepest.register_forward_hook(self._remember)
+        # In a list, so that it does not become a second name of a part of `net`.
+        self._before_norm = [part for part in body.deepest.modules() if isinstance(part, nn.Conv3d)][-1:]
         self.draw_head()
 
     def draw_head(self) -> None:
@@ -105,6 +107,11 @@ class Segmenter(nn.Module):
                 weight_row, bias = head_row(name, self.head.in_channels, self.seed)
                 self.head.weight[row] = torch.from_numpy(weight_row)
                 self.head.bias[row] = bias  # type: ignore[index]
+
+    @property
+    def deepest_convolution(self) -> nn.Conv3d:
+        """The last convolution of the deepest level: what it puts out has not passed a normalisation yet."""
+        return self._before_norm[0]
 
     def _remember(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         self._deepest = output

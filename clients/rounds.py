@@ -13,6 +13,7 @@ import torch
 from numpy.random import Generator
 
 from clients.augment import augment
+from clients.comparison import twin
 from clients.losses import class_weights, targets
 from clients.patches import cut_batch
 from clients.prepare import Volume
@@ -39,6 +40,10 @@ class Round:
     rng: Generator
     samples: list[Sample]
     watch: Watch
+    replay_steps: int = 0
+    """Steps where nothing arrives."""
+    evicted: list[tuple[Sample, Sample | None, float | None]] = field(default_factory=list)
+    """What the memory let go, and of the samples that stayed the one most like it, with the cosine of the two."""
     draws: int = 0
     planned: int = 0
     loss_sum: float = 0.0
@@ -47,17 +52,23 @@ class Round:
 
     def run(self, arriving: Sequence[Sample], stream_left: int) -> None:
         """Insert B cases, cut to the quota, do S steps of batch B; with nothing arriving, replay."""
-        self.samples = self.policy.keep(self.samples, self.quota, self.rng)
+        self._keep(self.samples)
         groups = [arriving[i : i + self.train.batch] for i in range(0, len(arriving), self.train.batch)]
-        self.planned = sum(map(self._steps_for, groups)) if groups else self.train.replay_steps
+        self.planned = sum(map(self._steps_for, groups)) if groups else self.replay_steps
         for i, group in enumerate(groups):
-            self.samples = self.policy.keep([*self.samples, *group], self.quota, self.rng)
+            self._keep([*self.samples, *group])
             more_to_come = stream_left > 0 or i + 1 < len(groups)
             if self.memory.fill_first and len(self.samples) < self.quota and more_to_come:
                 continue
             self._train(self._steps_for(group))
         if not groups and self.samples:
-            self._train(self.train.replay_steps)
+            self._train(self.replay_steps)
+
+    def _keep(self, pool: Sequence[Sample]) -> None:
+        """Cut the memory to the quota, and note what goes."""
+        self.samples = self.policy.keep(pool, self.quota, self.rng)
+        kept = {sample.case for sample in self.samples}
+        self.evicted += [(sample, *twin(sample, self.samples)) for sample in pool if sample.case not in kept]
 
     def _steps_for(self, group: Sequence[Sample]) -> int:
         """S draws per case, so S steps for B cases, and fewer for the last few."""

@@ -1,10 +1,6 @@
 """What a site does with an order. Knows nothing of Flower: clients/app.py and simulations/local.py call `Site.answer`."""
 
-import hashlib
-import hmac
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -15,22 +11,33 @@ from zlib import crc32
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from clients import evaluate, model, snapshot
+from clients.bregman import bregman_information
+from clients.comparison import Comparison, Points, evictions
 from clients.data import Case, SiteCases, site_cases
+from clients.keyed import Keyed
 from clients.objectives import make_objective
 from clients.prepare import Volume, prepare
+from clients.privacy import epsilon
 from clients.progress import Progress
 from clients.rounds import Round, new_samples, timer
+from clients.sketch import Sketcher
+from clients.slices import keep_slices
 from clients.train import Trainer, pick_device, place, uses_bfloat16
 from configs.load import cache_root
 from configs.schema import Run, SiteFile
 from memory import make_policy
+from memory.policy import MemoryPolicy, needs
+from memory.sample import Sample
 from wire import Order, Reply, Weights
 
 LOCK_WAIT_S = 10.0
 OPEN_VOLUMES = 128
 """Memory-mapped cases per site: each holds two open files, and a process may have about a thousand."""
+FROZEN = ("frozen",)
+"""The frozen encoder's classes: its head is never read."""
 
 
 class Site:
@@ -40,9 +47,11 @@ class Site:
         self.name, self.site, self.run, self.folder = name, site, run, folder
         folder.mkdir(parents=True, exist_ok=True)
         self.progress = Progress(folder, name)
+        self.keyed = Keyed(folder)
         self._prepared = False
         self.volume = lru_cache(maxsize=OPEN_VOLUMES)(self._open)
         """A prepared case by name."""
+        self._frozen_points: dict[str, NDArray[np.float32]] = {}
 
     def answer(self, order: Order, weights: Weights) -> Reply:
         """Do what the order says, as one transaction, alone in the site's folder.
@@ -106,35 +115,46 @@ class Site:
         rng = np.random.default_rng([self.run.seed, crc32(self.name.encode()), order.round])
         torch.manual_seed(int(rng.integers(2**62)))
         segmenter = self._model(order, weights)
+        held, arriving = [replace(sample) for sample in before.samples], self._arriving(before)
+        left = len(self.cases.train) - before.cursor - len(arriving)
+        policy = self._policy()
+        comparison = self._comparison(order, segmenter) if self.run.index.on else None
+        if comparison:
+            comparison.look(held, arriving)
+        if "bregman" in needs(policy):
+            self._look_again([*held, *arriving], segmenter, order)
         trainer = Trainer(segmenter, self._rows(order), self.run.train, make_objective(self.run.strategy.objective))
         if self.run.train.optimizer == "keep":
             trainer.load_moments(before.moments)
-        arriving = self._arriving(before)
-        left = len(self.cases.train) - before.cursor - len(arriving)
-        work = self._round(order, trainer, before, rng)
-        labels, domains = self.cases.labels, self.cases.domains
-        samples = new_samples(arriving, before.cursor, self.run.seed, self.name, self.volume, labels, domains)
-        work.run(list(samples), left)
+        work = self._round(order, trainer, policy, held, rng)
+        work.run(arriving, left)
         moments = trainer.moments() if self.run.train.optimizer == "keep" else {}
         after = snapshot.Snapshot(before.cursor + len(arriving), before.served + 1, tuple(work.samples), moments)
         snapshot.commit(self.folder / "state", order.run, order.round, after, self.run.keep)
-        row = work.facts() | {"new_cases": len(arriving), "stream_left": left, "seconds": seconds()}
+        told = comparison.told(work.samples) if comparison else {}
+        row = work.facts() | {
+            "evicted": evictions(work.evicted, self.keyed, self.run.sketch.noise),
+            "new_cases": len(arriving),
+            "stream_left": left,
+        }
+        row |= self._spent(after.served) if comparison else {}
         self.progress.show("idle", force=True, round=order.round, memory=len(work.samples), budget=work.quota)
-        return self._reply(
-            order, weights=model.shared_weights(segmenter), draws=work.draws, new_cases=len(arriving), rows=(row,)
-        )
+        shared = model.shared_weights(segmenter)
+        row["seconds"] = seconds()
+        return self._reply(order, weights=shared, draws=work.draws, new_cases=len(arriving), rows=(row,), **told)
 
-    def _round(self, order: Order, trainer: Trainer, before: snapshot.Snapshot, rng: np.random.Generator) -> Round:
+    def _round(
+        self, order: Order, trainer: Trainer, policy: MemoryPolicy, held: list[Sample], rng: np.random.Generator
+    ) -> Round:
         def watch(facts: dict[str, Any]) -> None:
             loss = facts["loss_sum"] / facts["loss_weight"] if facts["loss_weight"] else None
             shown = {key: facts[key] for key in ("memory", "budget", "memory_classes", "memory_domains")}
             self.progress.show("train", round=order.round, step=facts["steps"], steps=facts["planned"], loss=loss, **shown)
 
-        recipe = self.run.memory
-        policy = make_policy(recipe.policy, recipe.args)
-        samples = [replace(sample) for sample in before.samples]
         quota = min(order.quota, self.site.budget or order.quota)
-        return Round(trainer, policy, quota, self.run.train, recipe, self.cases.labels, self.volume, rng, samples, watch)
+        replay = self.run.train.replay_steps if order.replay is None else order.replay
+        recipe, labels = self.run.memory, self.cases.labels
+        return Round(trainer, policy, quota, self.run.train, recipe, labels, self.volume, rng, held, watch, replay_steps=replay)
 
     def _evaluate(self, order: Order, weights: Weights) -> Reply:
         segmenter, rows = self._model(order, weights).eval(), self._rows(order)
@@ -147,9 +167,9 @@ class Site:
             truth = evaluate.truth_of(volume, self.cases.labels)
             spacing = volume.spacing if order.last and self.run.evaluate.surface else None
             found = list(evaluate.scores(prediction, truth, list(self.cases.labels), spacing))
-            told += [{"case": self._keyed(case.name), **row} for row in found]
+            told += [{"case": self.keyed(case.name), **row} for row in found]
             if order.last and done < self.run.evaluate.slices:
-                self._keep_slices(volume, order.round, prediction, truth, [row["dice"] for row in found])
+                keep_slices(self.folder / "slices", self.keyed(case.name), volume, prediction, truth, found, order.round)
         self.progress.show("idle", force=True, round=order.round)
         return self._reply(order, rows=tuple(told))
 
@@ -159,12 +179,43 @@ class Site:
     def _tests(self) -> tuple[Case, ...]:
         return self.cases.test if self.run.evaluate.on == "test" else self.cases.validation
 
-    def _arriving(self, before: snapshot.Snapshot) -> list[str]:
-        """The names of the cases that arrive in this round of presence."""
+    def _policy(self) -> MemoryPolicy:
+        recipe = self.run.memory
+        return make_policy(recipe.policy, recipe.args, recipe.group_by, recipe.new_share)
+
+    def _arriving(self, before: snapshot.Snapshot) -> list[Sample]:
+        """The cases that arrive in this round of presence, as samples."""
         portions = self.site.arriving
         count = portions[before.served] if portions and before.served < len(portions) else self.run.stream.cases_per_round
         end = None if count is None else before.cursor + count
-        return [case.name for case in self.cases.train[before.cursor : end]]
+        cases = [case.name for case in self.cases.train[before.cursor : end]]
+        facts = (before.cursor, self.run.seed, self.name, self.volume, self.cases.labels, self.cases.domains)
+        return list(new_samples(cases, *facts))
+
+    def _comparison(self, order: Order, segmenter: model.Segmenter) -> Comparison:
+        """The site's half of the index, under the round's global model or the frozen one."""
+        recipe, run = self.run.sketch, self.run
+        if recipe.encoder == "global":
+            encoder, known = segmenter, {}
+        else:
+            encoder = _network(run.model.network, json.dumps(run.model.args), FROZEN, run.seed, "cpu")
+            known = self._frozen_points
+        points = Points(Sketcher(encoder.eval(), run.train.patch, run.seed, recipe.size), self.volume, known)
+        return Comparison(order, points, self.keyed, recipe.noise, self.keyed.secret)
+
+    def _look_again(self, samples: Sequence[Sample], segmenter: model.Segmenter, order: Order) -> None:
+        """Bregman information of each case under the round's model."""
+        rng = np.random.default_rng([self.run.seed, crc32(self.name.encode()), order.round, crc32(b"bregman")])
+        for sample in samples:
+            facts = (segmenter.eval(), self._rows(order), self.volume(sample.case), self.run.train.patch, rng)
+            sample.scores["bregman"] = bregman_information(*facts)
+
+    def _spent(self, uploads: int) -> dict[str, float]:
+        """What the noise of this upload and of all so far has bought."""
+        noise, delta = self.run.sketch.noise, self.run.sketch.delta
+        if noise is None:
+            return {}
+        return {"epsilon": epsilon(noise, 1, delta), "epsilon_total": epsilon(noise, uploads, delta)}
 
     def _classes(self, order: Order) -> tuple[str, ...]:
         """The order's label space, and after it the classes that only this site knows yet."""
@@ -184,44 +235,6 @@ class Site:
     def _reply(self, order: Order, **facts: Any) -> Reply:
         classes = tuple(self.cases.labels)
         return Reply(run=order.run, round=order.round, task=order.task, site=self.name, classes=classes, **facts)
-
-    def _keyed(self, case: str) -> str:
-        """The id by which the federation knows a case: HMAC with a secret that never leaves the site's disk."""
-        return hmac.new(self._secret, case.encode(), hashlib.sha256).hexdigest()[:16]
-
-    @cached_property
-    def _secret(self) -> bytes:
-        path = self.folder / "secret"
-        if not path.is_file():
-            handle, draft = tempfile.mkstemp(dir=self.folder)  # for its owner's eyes from the first byte, whole or absent
-            with os.fdopen(handle, "wb") as file:
-                file.write(os.urandom(32))
-            os.replace(draft, path)
-        return path.read_bytes()
-
-    def _keep_slices(
-        self, volume: Volume, round: int, prediction: np.ndarray, truth: np.ndarray, dice: Sequence[float | None]
-    ) -> None:
-        """A case for the eye, in the site's folder: at most 8 classes, one bit each."""
-        place = self.folder / "slices"
-        place.mkdir(exist_ok=True)
-        bits = 1 << np.arange(min(8, len(truth)), dtype=np.uint8)
-
-        def coded(mask_TXYZ: np.ndarray) -> np.ndarray:
-            return np.tensordot(bits, mask_TXYZ[:8].astype(np.uint8), 1).astype(np.uint8)
-
-        name = self._keyed(volume.case)
-        np.savez_compressed(
-            place / f"{name}.npz",
-            image_XYZ=volume.image_XYZ,
-            label_XYZ=coded(truth),
-            prediction_XYZ=coded(prediction),
-            spacing=np.asarray(volume.spacing),
-            classes=np.asarray(list(self.cases.labels)[:8]),
-            case=np.asarray(name),
-            when=np.asarray(f"after round {round}"),
-            dice=np.asarray([np.nan if value is None else value for value in dice[:8]]),
-        )
 
 
 @lru_cache(maxsize=2)

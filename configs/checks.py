@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 def problems(run: "Run") -> Iterator[str]:
     """What does not fit, in the user's words: nothing if the run can be."""
     yield from _budget_problems(run)
+    yield from _index_problems(run)
     yield from _arrival_problems(run)
     yield from _class_problems(run)
 
@@ -24,6 +25,14 @@ def _budget_problems(run: "Run") -> Iterator[str]:
         if site.budget and site.budget > run.memory.budget:
             most = f"memory.budget: {run.memory.budget}"
             yield f"sites.{name}.budget: {site.budget} is more than the server asks any site to keep ({most})"
+
+
+def _index_problems(run: "Run") -> Iterator[str]:
+    total, needed = run.memory.total, run.index.floor * len(run.sites)
+    if total is not None and total < needed:
+        yield f"memory.total: {total} is too little for {len(run.sites)} sites of at least {run.index.floor} (index.floor)"
+    if not run.index.on and run.strategy.weigh == "uniqueness":
+        yield "strategy.weigh: uniqueness is what the index measures; switch it on with index.on: true"
 
 
 def _arrival_problems(run: "Run") -> Iterator[str]:

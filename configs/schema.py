@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from configs.arrivals import Arrivals as Arrivals
 from configs.checks import problems
+from configs.memory import Index, Memory, Sketch
 from configs.site import Phantoms as Phantoms
 from configs.site import PretendSite, Split, Strict
 from configs.site import Selection as Selection
@@ -104,21 +105,6 @@ class Stream(Strict):
     """New cases in a round; none: all that are left."""
 
 
-class Memory(Strict):
-    """What a site keeps."""
-
-    policy: str = "selective"
-    """A name in memory.POLICIES."""
-    args: dict[str, Any] = Field(default_factory=dict)
-    """The policy's own settings, e.g. {k: 4}."""
-    budget: int = Field(16, ge=1)
-    """N, samples a site may keep."""
-    uncertainty: Literal["loss", "entropy"] = "loss"
-    """What `uncertainty` means: the weighted BCE (published code), or the mean binary entropy (label-free)."""
-    fill_first: bool = False
-    """Insert without training until the memory is full, as the published code does."""
-
-
 class Strategy(Strict):
     """How updates become the next model: four choices, or a preset's name."""
 
@@ -191,6 +177,10 @@ class Run(Strict):
     """How a site's cases arrive."""
     memory: Memory = Memory()
     """What a site keeps."""
+    sketch: Sketch = Sketch()
+    """The feature by which the federation compares samples."""
+    index: Index = Index()
+    """The global uniqueness index."""
     strategy: Strategy = Strategy()
     """How updates become the next model: four choices, or a preset's name."""
     arrivals: Arrivals = Arrivals()

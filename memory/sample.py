@@ -21,6 +21,8 @@ class Sample:
     """How often it was trained on."""
     feature: NDArray | None = None
     """[E] float32, unit length, running mean of the pooled deepest feature map; None until first visited."""
+    sketch: NDArray | None = None
+    """[E] int8, the feature that the federation compares (clients/sketch.py); None unless the run has an index."""
     loss: float = nan
     """Running mean of the weighted BCE, without Dice: the published "uncertainty"."""
     uncertainty: float = nan

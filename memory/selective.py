@@ -6,8 +6,8 @@ from math import inf, isnan
 
 from numpy.random import Generator
 
-from memory.dynamic import redundant, visited
-from memory.policy import uniform
+from memory.dynamic import redundant
+from memory.policy import uniform, visited
 from memory.sample import Sample
 
 

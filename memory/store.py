@@ -20,13 +20,15 @@ from memory.sample import Sample
 FILE = "memory.safetensors"
 FLOATS = ("key", "loss", "uncertainty", "uniqueness")
 COUNTS = ("arrived", "visits")
+VECTORS = {"feature": np.float32, "sketch": np.int8}
+VECTOR_TENSORS = tuple(name for vector in VECTORS for name in (f"has_{vector}", f"{vector}_NE"))
 
 
 def save(samples: Sequence[Sample], folder: Path) -> None:
     """Write the memory into `folder`; a reader sees the old file or the new one, never a half.
 
     Raises:
-        ValueError: the samples' features are not float32 vectors of one length.
+        ValueError: the samples' features (float32) or sketches (int8) are not vectors of one length.
     """
     facts = json.dumps([_facts(sample) for sample in samples])
     tensors = _tensors(samples)
@@ -57,7 +59,7 @@ def load(folder: Path) -> list[Sample]:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in (*FLOATS, *COUNTS, "has_feature", "feature_NE")}
+            tensors = {name: file.get_tensor(name) for name in (*FLOATS, *COUNTS, *VECTOR_TENSORS)}
         if metadata["sha256"] != _digest(tensors, metadata["samples"]):
             raise ValueError("its content does not match its checksum")
         return _samples(tensors, json.loads(metadata["samples"]))
@@ -79,22 +81,23 @@ def _facts(sample: Sample) -> dict[str, Any]:
 def _tensors(samples: Sequence[Sample]) -> dict[str, NDArray]:
     tensors: dict[str, NDArray] = {name: np.array([getattr(s, name) for s in samples], np.float64) for name in FLOATS}
     tensors |= {name: np.array([getattr(s, name) for s in samples], np.int64) for name in COUNTS}
-    tensors["has_feature"] = np.array([s.feature is not None for s in samples], np.bool_)
-    tensors["feature_NE"] = _features(samples)
+    for name, dtype in VECTORS.items():
+        tensors[f"has_{name}"] = np.array([getattr(s, name) is not None for s in samples], np.bool_)
+        tensors[f"{name}_NE"] = _vectors(samples, name, np.dtype(dtype))
     return tensors
 
 
-def _features(samples: Sequence[Sample]) -> NDArray[np.float32]:
-    """[N, E] float32, zero where a sample has none; E is 0 when none has."""
-    present = {i: sample.feature for i, sample in enumerate(samples) if sample.feature is not None}
+def _vectors(samples: Sequence[Sample], name: str, dtype: np.dtype) -> NDArray:
+    """[N, E] of a vector field, zero where a sample has none; E is 0 when none has."""
+    present = {i: vector for i, sample in enumerate(samples) if (vector := getattr(sample, name)) is not None}
     length = len(next(iter(present.values()), ()))
-    feature_NE = np.zeros((len(samples), length), np.float32)
-    for i, feature in present.items():
-        if feature.dtype != np.float32 or feature.shape != (length,):
-            found = f"{feature.dtype} {feature.shape}"
-            raise ValueError(f"the feature of case {samples[i].case!r} is {found}, not float32 ({length},) as the first")
-        feature_NE[i] = feature
-    return feature_NE
+    vector_NE = np.zeros((len(samples), length), dtype)
+    for i, vector in present.items():
+        if vector.dtype != dtype or vector.shape != (length,):
+            found = f"{vector.dtype} {vector.shape}"
+            raise ValueError(f"the {name} of case {samples[i].case!r} is {found}, not {dtype} ({length},) as the first")
+        vector_NE[i] = vector
+    return vector_NE
 
 
 def _samples(tensors: Mapping[str, NDArray], facts: Sequence[Mapping[str, Any]]) -> list[Sample]:
@@ -103,8 +106,10 @@ def _samples(tensors: Mapping[str, NDArray], facts: Sequence[Mapping[str, Any]])
     for i, fact in enumerate(facts):
         numbers = {name: column[i] for name, column in columns.items()}
         # A copy, so that a sample that stays does not hold the whole matrix.
-        feature = tensors["feature_NE"][i].copy() if tensors["has_feature"][i] else None
-        samples.append(Sample(**{**fact, "classes": frozenset(fact["classes"])}, **numbers, feature=feature))
+        vectors: dict[str, Any] = {
+            name: tensors[f"{name}_NE"][i].copy() if tensors[f"has_{name}"][i] else None for name in VECTORS
+        }
+        samples.append(Sample(**{**fact, "classes": frozenset(fact["classes"])}, **numbers, **vectors))
     return samples
 
 

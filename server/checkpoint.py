@@ -12,13 +12,16 @@ from server.federation import Federation, from_facts
 from server.tensors import read_tensors, write_tensors
 from strategies.base import State, Weights
 
+INDEX = "index"
+"""The group of the uniqueness index's tensors: no slot of a merge is called so."""
+
 
 def save(folder: Path, federation: Federation, keep: int) -> None:
     """Write the state after a round, atomically, and drop the oldest beyond `keep`."""
     place = folder / "checkpoints"
     place.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place))
-    write_tensors(_flat(federation.state), draft / "state.safetensors")
+    write_tensors(_flat(federation.state, federation.index[1]), draft / "state.safetensors")
     (draft / "state.json").write_text(json.dumps(federation.facts()))
     place_folder(draft, place / f"{federation.round:06d}")
     for old in (*_rounds(place)[:-keep], *place.glob(".draft-*")):  # drafts are left behind by a process that was killed
@@ -35,7 +38,7 @@ def load(folder: Path) -> Federation | None:
     for place in reversed(places):
         try:
             facts = json.loads((place / "state.json").read_text())
-            return from_facts(facts, _state(read_tensors(place / "state.safetensors"), facts["step"]))
+            return from_facts(facts, *_state(read_tensors(place / "state.safetensors"), facts["step"]))
         except (OSError, ValueError, KeyError, SafetensorError):
             continue  # torn: the one before it is whole
     if places:
@@ -47,15 +50,16 @@ def _rounds(place: Path) -> list[Path]:
     return sorted(path for path in place.glob("[0-9]*") if path.is_dir())
 
 
-def _flat(state: State) -> Weights:
-    """`weights|name` and `slot|name`, in one file."""
-    flat = {f"weights|{name}": tensor for name, tensor in state.weights.items()}
-    return flat | {f"{slot}|{name}": tensor for slot, tensors in state.slots.items() for name, tensor in tensors.items()}
+def _flat(state: State, index: Weights) -> Weights:
+    """`weights|name`, `slot|name` and `index|name`, in one file."""
+    groups = {"weights": state.weights, INDEX: index, **state.slots}
+    return {f"{group}|{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
-def _state(flat: Weights, step: int) -> State:
-    groups: dict[str, Weights] = {"weights": {}}
+def _state(flat: Weights, step: int) -> tuple[State, Weights]:
+    groups: dict[str, Weights] = {"weights": {}, INDEX: {}}
     for key, tensor in flat.items():
         group, _, name = key.partition("|")
         groups.setdefault(group, {})[name] = tensor
-    return State(groups.pop("weights"), groups, step)
+    index = groups.pop(INDEX)
+    return State(groups.pop("weights"), groups, step), index

@@ -19,6 +19,7 @@ from server.federation import Federation
 from server.loop import CaseRows, Loop
 from server.metrics import Measured, final_metrics
 from server.record import Record
+from server.remembered import Remembered
 from server.sites import Sites
 from server.tensors import read_tensors, write_tensors
 from strategies import make_strategy
@@ -43,7 +44,10 @@ def conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
         record.cut(federation.record)
         schedule = make_schedule(run.arrivals, list(run.sites))
         strategy = make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share)
-        loop = Loop(run, folder, sites, schedule, strategy, record, _given_weights(run), began)
+        remembered = Remembered(run.index, run.memory)
+        if federation.index[0]:
+            remembered.restore(*federation.index)
+        loop = Loop(run, folder, sites, schedule, strategy, record, remembered, _given_weights(run), began)
         federation, rows = loop(federation)
         federation = federation.spend("total", time.perf_counter() - loop.clock)
         return _leave_results(federation, rows, run, folder, record)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ class Digest:
     trains: list[Row]
     """One row per site and round; the last one counts where a resumed run wrote it twice. By round, then site."""
     rounds: list[Row]
+    indexes: list[Row]
+    """What the uniqueness index knew after each round, by round; none: the run has no index."""
+    evictions: list[Row]
+    """The samples that memories dropped, as they were dropped."""
     failures: list[Row]
     cases: list[Row]
     """One row per stage, site, case and class."""
@@ -38,6 +42,8 @@ class Digest:
     """None: the run is unfinished."""
     matrix: ResultMatrix
     config: str
+    uncertainty: dict[str, dict[str, int]] = field(default_factory=dict)
+    """{site: {low, middle, high or never trained on: samples held}}; known to a simulation only, no site tells it."""
 
     @property
     def name(self) -> str:
@@ -115,6 +121,8 @@ def read_run(folder: Path) -> Digest:
         moves=_latest(_kind(rows, *MOVES), "round", "site", "event"),
         trains=sorted(_latest(_kind(rows, "train"), "round", "site"), key=lambda row: row["round"]),
         rounds=sorted(_latest(_kind(rows, "round"), "round"), key=lambda row: row["round"]),
+        indexes=sorted(_latest(_kind(rows, "index"), "round"), key=lambda row: row["round"]),
+        evictions=sorted(_latest(_kind(rows, "evict"), "round", "site", "id"), key=lambda row: row["round"]),
         failures=_kind(rows, "failure"),
         cases=_latest(_kind(rows, "case"), "stage", "site", "case", "class"),
         metrics=_metrics(rows, matrix),

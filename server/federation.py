@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from server.metrics import ResultMatrix
-from strategies.base import State
+from strategies.base import State, Weights
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Federation:
     results: ResultMatrix = field(default_factory=ResultMatrix)
     held: dict[str, int] = field(default_factory=dict)
     """{site: samples in its memory}."""
+    index: tuple[dict[str, Any], Weights] = field(default_factory=lambda: ({}, {}))
+    """State of the uniqueness index as plain facts and tensors; empty without one."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall seconds by phase."""
     record: int = 0
@@ -49,6 +51,11 @@ class Federation:
         new = [name for site in sites for name in self.known[site].classes]
         classes = tuple(dict.fromkeys((*self.classes, *new)))
         return replace(self, classes=classes, arrived=(*self.arrived, *sites))
+
+    @property
+    def live(self) -> list[str]:
+        """Sites that have come and not left for good, whether present or paused."""
+        return [site for site in self.arrived if site not in self.left]
 
     def spend(self, phase: str, seconds: float) -> Self:
         """The time account with a phase's seconds added."""
@@ -69,12 +76,13 @@ class Federation:
             "stage": self.stage,
             "results": _results_facts(self.results),
             "held": self.held,
+            "index": self.index[0],
             "seconds": self.seconds,
             "record": self.record,
         }
 
 
-def from_facts(facts: dict[str, Any], state: State) -> Federation:
+def from_facts(facts: dict[str, Any], state: State, index: Weights) -> Federation:
     """The inverse of `Federation.facts`."""
     return Federation(
         run=facts["run"],
@@ -89,6 +97,7 @@ def from_facts(facts: dict[str, Any], state: State) -> Federation:
         stage=facts["stage"],
         results=_results(facts["results"]),
         held=facts["held"],
+        index=(facts["index"], index),
         seconds=facts["seconds"],
         record=facts["record"],
     )

@@ -7,19 +7,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
+from server.axes import GREY, WIDTH, dash, one_chart, short, with_legend
+from server.digest import Row
 from server.metrics import ResultMatrix, drop
-from server.palette import SITE_COLOURS, Colours
+from server.palette import Colours
 
-Row = dict[str, Any]
-OTHERS = "others"
-WIDTH = 10.1
-"""Inches; the page is as wide, so type comes out at its own size."""
-GREY = "#666666"
 MARKS = {"arrive": ">", "return": ">", "pause": "|", "leave": "X"}
 
 
@@ -27,7 +22,7 @@ def timeline(present: Mapping[str, Sequence[int]], moves: Sequence[Row], failure
     """Who is present in which round. `present`: {site: rounds}, first arrival on top."""
     sites = list(present)
     failed = {(row["site"], row["round"]) for row in failures if row.get("task") != "evaluate"}
-    figure, axes = _figure(0.34 * len(sites) + 1.3)
+    figure, axes = one_chart(0.34 * len(sites) + 1.3)
     for y, site in enumerate(sites):
         tint = tints.get(site, GREY)
         missed = sorted(round for other, round in failed if other == site)
@@ -42,7 +37,7 @@ def timeline(present: Mapping[str, Sequence[int]], moves: Sequence[Row], failure
             x = move["round"] - (0.36 if inside else 0.5)
             _mark(axes, x, sites.index(move["site"]), MARKS[move["event"]], "white" if full else "black")
     _stages(axes, moves)
-    axes.set(yticks=range(len(sites)), yticklabels=[_name(s) for s in sites], xlabel="round", ylim=(len(sites) - 0.4, -0.6))
+    axes.set(yticks=range(len(sites)), yticklabels=[short(s) for s in sites], xlabel="round", ylim=(len(sites) - 0.4, -0.6))
     last = max((*(r for rounds in present.values() for r in rounds), *(m["round"] for m in moves), 1))
     axes.set_xlim(0.4, last + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -63,13 +58,13 @@ def _stages(axes: Axes, moves: Sequence[Row]) -> None:
     for stage, first in begins.items():
         axes.axvline(first - 0.5, color="#BBBBBB", linewidth=0.8, zorder=0)
         if len(begins) <= 10 or stage in list(begins)[:: -(-len(begins) // 10)]:  # names side by side, not over one another
-            axes.text(first - 0.46, -0.66, _name(stage, 120 // min(len(begins), 10)), size=8, color=GREY, va="bottom")
+            axes.text(first - 0.46, -0.66, short(stage, 120 // min(len(begins), 10)), size=8, color=GREY, va="bottom")
 
 
 def heat_map(matrix: ResultMatrix) -> Figure:
     """R with its numbers; the diagonal, where a site has just been learnt, is outlined."""
     rows, columns = matrix.values.shape
-    figure, axes = _figure(0.36 * rows + 1.3, min(WIDTH, 0.8 * columns + 2.4))
+    figure, axes = one_chart(0.36 * rows + 1.3, min(WIDTH, 0.8 * columns + 2.4))
     image = axes.imshow(matrix.values, cmap="YlGnBu", vmin=0, vmax=1, aspect="auto")
     for t, k in np.ndindex(rows, columns):
         value = matrix.values[t, k]
@@ -81,8 +76,8 @@ def heat_map(matrix: ResultMatrix) -> Figure:
             axes.add_patch(Rectangle((k - 0.47, t - 0.45), 0.94, 0.9, fill=False, edgecolor="black", linewidth=1.8))
     axes.set(xticks=range(columns), yticks=range(rows), xlabel="test cases of site", ylabel="after stage")
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if columns > 8 else {}
-    axes.set_xticklabels([_name(s) for s in matrix.sites], **slanted)
-    axes.set_yticklabels([_name(s) for s in matrix.stages])
+    axes.set_xticklabels([short(s) for s in matrix.sites], **slanted)
+    axes.set_yticklabels([short(s) for s in matrix.stages])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="Dice", fraction=0.05, pad=0.02).outline.set_visible(False)
@@ -91,24 +86,24 @@ def heat_map(matrix: ResultMatrix) -> Figure:
 
 def dice_over_stages(matrix: ResultMatrix, tints: Colours) -> Figure:
     """R's columns as lines: thin and dotted before the site's arrival, a disc at it."""
-    figure, axes = _figure(3.6)
+    figure, axes = one_chart(3.6)
     steps = np.arange(len(matrix.stages))
     for k, site in enumerate(matrix.sites):
         start, column = matrix.arrival[k], matrix.values[:, k]
         before = start or len(steps) - 1
         axes.plot(steps[: before + 1], column[: before + 1], ":", color=tints[site], linewidth=1.2)
-        axes.plot(steps[start:], column[start:], _dash(k), color=tints[site], linewidth=2 if start else 0, label=_name(site))
+        axes.plot(steps[start:], column[start:], dash(k), color=tints[site], linewidth=2 if start else 0, label=short(site))
         if start:
             axes.plot([start], [column[start]], "o", color=tints[site], markersize=8, markeredgecolor="white")
     axes.set(xticks=steps, xlabel="after stage", ylabel="Dice on the site's test cases", ylim=(0, 1))
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(steps) > 8 else {}
-    axes.set_xticklabels([_name(s) for s in matrix.stages], **slanted)
-    return _with_legend(figure, axes)
+    axes.set_xticklabels([short(s) for s in matrix.stages], **slanted)
+    return with_legend(figure, axes)
 
 
 def forgetting(matrix: ResultMatrix, tints: Colours) -> Figure:
     """drop(k, t): what is left of what was learnt at a site, by how many stages have passed since its arrival."""
-    figure, axes = _figure(3.3)
+    figure, axes = one_chart(3.3)
     dropped = drop(matrix)
     axes.axhline(0, color="#999999", linewidth=0.8)
     longest = 1
@@ -117,133 +112,24 @@ def forgetting(matrix: ResultMatrix, tints: Colours) -> Figure:
         if 1 <= start < matrix.last:
             curve = dropped[start:, k]
             longest = max(longest, len(curve) - 1)
-            axes.plot(np.arange(len(curve)), curve, _dash(k), marker="o", markersize=4, color=tints[site], label=_name(site))
+            axes.plot(np.arange(len(curve)), curve, dash(k), marker="o", markersize=4, color=tints[site], label=short(site))
     axes.set(xlabel="stages since the site's arrival", ylabel="change in Dice, R[t,k] − R[k,k]", xlim=(-0.05, longest + 0.05))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.1), max(high, 0.02))  # so that a change of .001 does not look like a cliff
-    return _with_legend(figure, axes)
+    return with_legend(figure, axes)
 
 
 def loss_over_rounds(trains: Sequence[Row], tints: Colours) -> Figure:
     """Mean training loss of each site and round; a gap is a round in which the site did not train."""
-    figure, axes = _figure(3.0)
+    figure, axes = one_chart(3.0)
     last = max(row["round"] for row in trains)
     for k, site in enumerate(dict.fromkeys(row["site"] for row in trains)):
         curve = np.full(last + 1, nan)
         for row in trains:
             if row["site"] == site and row.get("loss_weight"):
                 curve[row["round"]] = (nan if row["loss_sum"] is None else row["loss_sum"]) / row["loss_weight"]
-        axes.plot(curve, _dash(k), marker="o", markersize=4, color=tints.get(site, GREY), label=_name(site))
+        axes.plot(curve, dash(k), marker="o", markersize=4, color=tints.get(site, GREY), label=short(site))
     axes.set(xlabel="round", ylabel="mean training loss", xlim=(0.7, last + 0.3), ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    return _with_legend(figure, axes)
-
-
-def memory_shares(trains: Sequence[Row], key: str, tints: Colours) -> Figure:
-    """What each site's memory holds after each round, stacked. `key`: memory_classes or memory_domains."""
-    figure, panels = _panels(trains)
-    for axes, rows in panels:
-        rounds = np.array([row["round"] for row in rows], float)
-        edges = np.stack([rounds - 0.43, rounds + 0.43, rounds + 0.5], axis=1).ravel()
-        bottom = np.zeros(len(rows))
-        counts = [_grouped(row.get(key) or {}, tints) for row in rows]
-        for name in [name for name in (*tints, OTHERS) if any(name in count for count in counts)]:
-            heights = np.array([count.get(name, 0) for count in counts])
-            tint = tints.get(name, "#DDDDDD")
-            axes.fill_between(edges, _bars(bottom), _bars(bottom + heights), color=tint, linewidth=0, label=_name(name))
-            bottom += heights
-        axes.hlines([row.get("memory") or 0 for row in rows], rounds - 0.46, rounds + 0.46, color="black", linewidth=1.4)
-    panels[0][0].set_ylim(bottom=0)  # last: the panels share the axis, and this ends its scaling
-    label = "samples" if key == "memory_domains" else "samples per class"
-    return _shared_legend(figure, [axes for axes, _ in panels], label)
-
-
-def memory_age(trains: Sequence[Row], tints: Colours) -> Figure:
-    """When the samples that each memory holds had arrived: an even spread keeps the past, a band at the top forgets it."""
-    figure, panels = _panels(trains)
-    for axes, rows in panels:
-        points = [(row["round"], arrived) for row in rows for arrived in row.get("memory_arrived") or ()]
-        if points:
-            x, y = np.array(points, float).T
-            tint = tints.get(rows[0]["site"], GREY)
-            axes.scatter(x, y, s=9, color=tint, alpha=0.7, linewidths=0, rasterized=len(points) > 500)
-    panels[0][0].set_ylim(bottom=-0.5)
-    panels[0][0].set_ylabel("position in the stream (cases)", size=9)
-    return figure
-
-
-def _bars(heights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[3 R] a bar's two corners and a gap for each of R heights: one area is drawn much faster than R bars."""
-    return np.stack([heights, heights, np.full(len(heights), nan)], axis=1).ravel()
-
-
-def _grouped(counts: Mapping[str, int], tints: Colours) -> dict[str, int]:
-    """Names without a colour of their own put together."""
-    known = {name: count for name, count in counts.items() if name in tints}
-    rest = sum(counts.values()) - sum(known.values())
-    return known | ({OTHERS: rest} if rest else {})
-
-
-# Axes, plain and alike ------------------------------------------------------------------------------------------------
-
-
-def _figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
-    return figure, _plain(figure.add_subplot())
-
-
-def _plain(axes: Axes) -> Axes:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#999999")
-    axes.tick_params(labelsize=9, color="#999999")
-    axes.set_facecolor("none")
-    return axes
-
-
-def _panels(trains: Sequence[Row], across: int = 4) -> tuple[Figure, list[tuple[Axes, list[Row]]]]:
-    """One small chart per site, all with the same axes."""
-    sites = list(dict.fromkeys(row["site"] for row in trains))
-    down, across = -(-len(sites) // across), min(across, len(sites))
-    figure = Figure(figsize=(WIDTH, 1.9 * down + 0.6), layout="constrained", facecolor="none")
-    grid = figure.subplots(down, max(across, 2), sharex=True, sharey=True, squeeze=False).flat
-    last, panels = max(row["round"] for row in trains), []
-    for axes, site in zip(grid, sites, strict=False):
-        _plain(axes).set_title(_name(site), size=10, loc="left")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=7))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        axes.tick_params(labelbottom=True)
-        axes.set(xlabel="round", xlim=(0.4, last + 0.6))
-        panels.append((axes, [row for row in trains if row["site"] == site]))
-    for axes in list(figure.axes)[len(sites) :]:
-        axes.set_visible(False)
-    return figure, panels
-
-
-def _shared_legend(figure: Figure, panels: Sequence[Axes], label: str) -> Figure:
-    panels[0].set_ylabel(label, size=9)
-    handles = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    handles["samples held"] = Line2D([], [], color="black", linewidth=1.4)
-    columns = min(len(handles), 7)
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-    return figure
-
-
-def _with_legend(figure: Figure, axes: Axes) -> Figure:
-    axes.grid(axis="y", color="#E5E5E5", linewidth=0.7)
-    axes.set_axisbelow(True)
-    if axes.get_legend_handles_labels()[0]:
-        columns = 1 + len(axes.get_legend_handles_labels()[0]) // 14
-        outside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0}
-        axes.legend(**outside, frameon=False, fontsize=9, title="site", alignment="left", ncols=columns)
-    return figure
-
-
-def _dash(k: int) -> str:
-    """Past the palette's end sites share a colour, never colour and dash."""
-    return ("-", "--", "-.")[k // len(SITE_COLOURS) % 3]
-
-
-def _name(name: str, longest: int = 18) -> str:
-    """A name as plain text: not too long, and never TeX."""
-    return (name if len(name) <= longest else name[: longest - 1] + "…").replace("$", r"\$")
+    return with_legend(figure, axes)

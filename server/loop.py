@@ -13,12 +13,13 @@ from server.durable import write_whole
 from server.federation import Federation, Known
 from server.metrics import START, site_dice
 from server.record import Record
+from server.remembered import Remembered
 from server.replies import why_incomplete, why_unfit
 from server.sites import Sites
 from server.spool import Spool
 from strategies import Strategy
 from strategies.base import State, Weights
-from wire import Failure, Order, Reply, Task, size
+from wire import Failure, Order, Reply, Task, size, sketch_bytes, told_bytes
 
 CaseRows = list[dict[str, Any]]
 
@@ -37,6 +38,7 @@ class Loop:
     schedule: ArrivalSchedule
     strategy: Strategy
     record: Record
+    remembered: Remembered
     given: tuple[Weights, tuple[str, ...]] = ({}, ())
     """Initial weights and their classes by row, if they come from a file."""
     clock: float = field(default_factory=time.perf_counter)
@@ -65,6 +67,7 @@ class Loop:
         for turn in self.strategy.turns(learners) if learners else ():
             federation, spent = self.train(federation, number, turn)
             cost = {name: cost[name] + spent[name] for name in cost}
+        self.note_memory(federation, number)
         facts = {"present": sorted(present), **cost, "seconds": time.perf_counter() - clock}
         self.record.append("round", round=number, stage=federation.stage, **facts)
         return replace(federation, round=number)
@@ -117,7 +120,13 @@ class Loop:
         for event, sites in events.items():
             for site in sites:
                 self.record.append(event, round=number, site=site, stage=stage)
+        self.remembered.depart(sorted(gone - federation.left))
         return replace(federation, present=present, left=federation.left | gone, stage=stage)
+
+    def note_memory(self, federation: Federation, number: int) -> None:
+        """What the federation's memories hold, and how much of it is unique."""
+        if summary := self.remembered.summary(federation.live, self.remembered.quotas(federation.live)):
+            self.record.append("index", round=number, **summary)
 
     def train(self, federation: Federation, number: int, turn: list[str]) -> tuple[Federation, dict[str, int]]:
         """A turn: orders out, updates into the spool as they come, one merge in site order."""
@@ -128,23 +137,38 @@ class Loop:
                 return invalid(reply, reason)
             return spool.take(reply)
 
-        orders = [self.order(federation, site, "train", number) for site in turn]
+        words = self.remembered.words(federation.live, turn, self.run.train.replay_steps)
+        orders = [replace(self.order(federation, site, "train", number), **words[site]) for site in turn]
         clock = time.perf_counter()
         replies, failures = self.ask(shared, orders, take)
         if not replies:
             raise CannotContinue(f"no site answered in round {number} ({failures[0].site}: {failures[0].reason})")
         federation = federation.spend("training", time.perf_counter() - clock)
+        told = {order.site: told_bytes(order) for order in orders}
         for site, reply in replies.items():
-            facts = reply.rows[0] | {"round": number, "stage": federation.stage, "site": site, "draws": reply.draws}
-            self.record.append("train", **facts | {"bytes_down": size(shared), "bytes_up": spool.bytes_up[site]})
+            down = {"bytes_down": size(shared) + told[site], "bytes_coverage": told[site]}
+            self.note_reply(federation, reply, number, down | {"bytes_up": spool.bytes_up[site]})
         clock = time.perf_counter()
         draws = sum(reply.draws for reply in replies.values())
-        state = self.strategy.merge(federation.state, spool.updates()) if draws else federation.state
+        updates = spool.updates(self.remembered.uniqueness(replies))
+        state = self.strategy.merge(federation.state, updates) if draws else federation.state
         held = federation.held | {site: int(reply.rows[0]["memory"]) for site, reply in replies.items()}
-        cost = {"draws": draws, "bytes_down": size(shared) * len(orders), "bytes_up": sum(spool.bytes_up.values())}
+        sent = size(shared) * len(orders) + sum(told.values())
+        cost = {"draws": draws, "bytes_down": sent, "bytes_up": sum(spool.bytes_up.values())}
         spool.close()
         federation = federation.spend("merging", time.perf_counter() - clock)
         return replace(federation, state=state, held=held), cost
+
+    def note_reply(self, federation: Federation, reply: Reply, number: int, cost: dict[str, int]) -> None:
+        """A reply's facts into the record, its sketches into the index."""
+        where = {"round": number, "site": reply.site}
+        for gone in self.remembered.evictions(reply):
+            self.record.append("evict", **gone | where)
+        if problem := self.remembered.take(reply):
+            self.record.append("failure", **where, task="train", kind="invalid", reason=f"{problem}; its update counts")
+        facts = {name: fact for name, fact in reply.rows[0].items() if name != "evicted"}
+        facts |= where | {"stage": federation.stage, "draws": reply.draws, "bytes_sketches": sketch_bytes(reply)}
+        self.record.append("train", **facts | cost)
 
     def end_stage(self, federation: Federation, last: bool = False) -> tuple[Federation, CaseRows]:
         """If a stage is under way it ends here: R gains a row."""
@@ -180,8 +204,7 @@ class Loop:
 
     def order(self, federation: Federation, site: str, task: Task, number: int) -> Order:
         """An order to a site as the federation stands."""
-        facts: dict[str, Any] = {"classes": federation.classes, "quota": self.run.memory.budget}
-        return Order(run=federation.run, round=number, task=task, site=site, **facts)
+        return Order(run=federation.run, round=number, task=task, site=site, classes=federation.classes)
 
     def ask(
         self, shared: Weights, orders: Iterable[Order], take: Callable[[Reply], Reply | Failure] = lambda reply: reply
@@ -204,7 +227,8 @@ class Loop:
     def save(self, federation: Federation) -> Federation:
         """A checkpoint of everything up to here."""
         clock = time.perf_counter()
-        federation = replace(federation, record=self.record.length).spend("total", clock - self.clock)
+        federation = replace(federation, record=self.record.length, index=self.remembered.state())
+        federation = federation.spend("total", clock - self.clock)
         self.clock = clock
         checkpoint.save(self.folder, federation, self.run.keep)
         return federation.spend("saving", time.perf_counter() - clock)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from strategies.base import Weights
-from wire import Reply
+from wire import EVICTED_KEYS, PRIVACY_KEYS, Reply
 
 RESERVED = {"event", "round", "site", "stage"}
 """What the server writes into the record beside a site's own words."""
@@ -42,6 +42,15 @@ def _named(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, Mapping) and all(map(_is_text, value)) and all(map(check, value.values()))
 
 
+def _is_evicted(value: Any) -> bool:
+    """A sample let go, as wire.EVICTED_KEYS: what is said of it goes into the record."""
+    kinds = {"id": _is_text, "arrived": _is_whole, "visits": _is_whole}
+    if not isinstance(value, Mapping) or not kinds.keys() <= value.keys() <= {*EVICTED_KEYS}:
+        return False
+    optional = {"twin": lambda twin: twin is None or _is_text(twin), "uniqueness": _is_number, "similarity": _is_number}
+    return all(check(value[name]) for name, check in (kinds | optional).items() if name in value)
+
+
 WHOLE: Kind = ("a whole number from 0", _is_whole)
 NUMBER: Kind = ("a number or null", _is_number)
 TEXT: Kind = ("text", _is_text)
@@ -50,6 +59,7 @@ COUNTS: Kind = ("whole numbers by name", _named(_is_whole))
 ENVELOPE: dict[str, Kind] = {
     "draws": WHOLE,
     "new_cases": WHOLE,
+    "ids": ("a list of names", _each(_is_text)),
     "classes": ("a list of names", _each(_is_text)),
     "roles": ("names by tensor", _named(_is_text)),
 }
@@ -60,6 +70,8 @@ ROWS: dict[str, dict[str, Kind]] = {
         **dict.fromkeys(("loss_sum", "loss_weight", "seconds"), NUMBER),
         **dict.fromkeys(("memory_classes", "memory_domains"), COUNTS),
         "memory_arrived": ("a list of whole numbers", _each(_is_whole)),
+        "evicted": ("a list of samples let go", _each(_is_evicted)),
+        **dict.fromkeys(PRIVACY_KEYS, NUMBER),
     },
     "evaluate": {
         **dict.fromkeys(("case", "class"), TEXT),

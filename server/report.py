@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from server.digest import Digest, read_record, read_run
@@ -10,14 +11,13 @@ from server.figures import (
     forgetting,
     heat_map,
     loss_over_rounds,
-    memory_age,
-    memory_shares,
     timeline,
 )
 from server.headline import headline
+from server.memory_section import MEMORY
 from server.metrics import MEANINGS, START, Measured, mean
 from server.page import duration, embed, number, page, size, table, text
-from server.palette import CLASS_COLOURS, SITE_COLOURS, class_colours, colours, site_colours
+from server.palette import class_colours, site_colours
 from server.slices import Slices, find_slices, read_slices, slice_figure
 
 __all__ = ["read_record", "write_report"]
@@ -26,13 +26,15 @@ SLICES_ROOM = 1_800_000
 """Characters of embedded slices at most: the page stays under 3 MB."""
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, uncertainty: dict[str, dict[str, int]] | None = None) -> Path:
     """Write report.html from what a run's folder holds, finished or not, and return its path.
+
+    `uncertainty`: {site: {low, middle, high or never trained on: samples}}, where the sites' folders are at hand.
 
     Raises:
         ValueError: the folder is no run's, or its record or R cannot be read.
     """
-    run = read_run(Path(folder))
+    run = replace(read_run(Path(folder)), uncertainty=uncertainty or {})
     sections = [section(run) for section in SECTIONS]
     path = run.folder / "report.html"
     half = path.with_suffix(".html.part")
@@ -97,20 +99,8 @@ def classes(run: Digest) -> str:
 
 
 def memory(run: Digest) -> str:
-    trains, tints = run.trains, class_colours(run)
-    if not any(row.get("memory") for row in trains):
-        return ""
-    shown = dict(list(tints.items())[: len(CLASS_COLOURS)])
-    caption = "A sample that shows several classes counts for each. Black line: samples held. No bar: the site did not train."
-    parts = ["<h3>By class</h3>", embed(memory_shares(trains, "memory_classes", shown), "Memory by class", caption)]
-    domains = list(dict.fromkeys(name for row in trains for name in row.get("memory_domains") or {}))
-    if len(domains) > 1:
-        tints = site_colours(run)
-        tints = tints if set(domains) <= set(tints) else colours(domains, SITE_COLOURS)
-        parts += ["<h3>By origin</h3>", embed(memory_shares(trains, "memory_domains", tints), "Memory by origin")]
-    caption = "One point per sample held. An even spread keeps the past; a band along the upper edge forgets it."
-    parts += ["<h3>By age</h3>", embed(memory_age(trains, site_colours(run)), "Stream position of the samples held", caption)]
-    return _section("Memory", "".join(parts))
+    parts = "".join(part(run) for part in MEMORY)
+    return _section("Memory", parts) if parts else ""
 
 
 def training(run: Digest) -> str:

@@ -1,7 +1,7 @@
 """Replies on disk until the merge: the server's memory does not grow with the number of sites."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,11 +28,14 @@ class Spool:
         self._light[reply.site] = replace(reply, weights={}, extra={})
         return self._light[reply.site]
 
-    def updates(self) -> Iterator[Update]:
-        """What a merge reads: neither the order of arrival nor the number of sites matters to it."""
+    def updates(self, uniqueness: Mapping[str, float]) -> Iterator[Update]:
+        """What a merge reads: neither the order of arrival nor the number of sites matters to it.
+
+        uniqueness: {site: mean uniqueness of what it holds}; 1 where nothing is known.
+        """
         for site, reply in sorted(self._light.items()):
             weights, extra = (read_tensors(self._path(site, part)) for part in ("weights", "extra"))
-            yield Update(site, weights, extra, reply.draws, 1.0, frozenset(reply.classes), reply.round)
+            yield Update(site, weights, extra, reply.draws, uniqueness.get(site, 1.0), frozenset(reply.classes), reply.round)
 
     def close(self) -> None:
         """Forget them."""

@@ -12,6 +12,7 @@ from clients.train import pick_device
 from configs.load import cache_root, nearest
 from configs.schema import Run
 from memory import make_policy
+from memory.policy import needs
 from server.arrivals import make_schedule
 from strategies import make_strategy
 from wire import size
@@ -46,7 +47,9 @@ class Plan:
 
 def check_names(run: Run) -> None:
     """Look up every name of the recipe. Raises ValueError with the nearest valid one."""
-    make_policy(run.memory.policy, run.memory.args)
+    policy = make_policy(run.memory.policy, run.memory.args, run.memory.group_by, run.memory.new_share)
+    if needs(policy) & {"sketch", "uniqueness", "leverage"} and not run.index.on:
+        raise ValueError(f"memory.policy: {run.memory.policy} compares with other sites: it needs the index (index.on: true)")
     make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share)
     make_objective(run.strategy.objective)
     if run.model.network not in model.NETWORKS:

@@ -9,7 +9,7 @@ from typing import Any
 from strategies.base import Merge, State, Update, Weigh
 
 MERGES = {"average": "strategies.average:Average"}
-WEIGHS = {"draws": "strategies.weighs:draws", "equal": "strategies.weighs:equal"}
+WEIGHS = {"draws": "strategies.weighs:draws", "equal": "strategies.weighs:equal", "uniqueness": "strategies.weighs:uniqueness"}
 SHARES = {"all": "strategies.shares:everything"}
 """Name -> "module:attribute". A new choice is one file and one line here."""
 

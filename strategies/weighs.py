@@ -11,3 +11,8 @@ def draws(update: Update) -> float:
 def equal(update: Update) -> float:
     """Every site that trained counts alike."""
     return 1.0 if update.draws else 0.0
+
+
+def uniqueness(update: Update) -> float:
+    """By what the site trained on, discounted where it remembers what other sites remember too."""
+    return update.draws * update.uniqueness

@@ -18,8 +18,13 @@ def initial(site):
 
 
 def content(reply):
-    """Everything in a reply but the time that it took, as bytes."""
-    rows = json.dumps([{key: value for key, value in row.items() if key != "seconds"} for row in reply.rows])
+    """Everything in a reply but the time that it took and the ids, which are each site folder's own, as bytes."""
+
+    def shown(row):
+        evicted = [{key: value for key, value in gone.items() if key not in ("id", "twin")} for gone in row.get("evicted", ())]
+        return {key: value for key, value in row.items() if key != "seconds"} | {"evicted": evicted}
+
+    rows = json.dumps(list(map(shown, reply.rows)))
     return rows.encode() + b"".join(name.encode() + reply.weights[name].tobytes() for name in sorted(reply.weights))
 
 
@@ -27,7 +32,7 @@ def remembered(site, round, run="run1"):
     """Everything that a site remembers after a round."""
     held = before(site.folder / "state", run, round + 1)
     moments = {name: moment.tobytes() for name, moment in sorted(held.moments.items())}
-    samples = [repr(replace(sample, feature=sample.feature.tobytes())) for sample in held.samples]
+    samples = [repr(replace(sample, feature=sample.feature.tobytes(), sketch=None)) for sample in held.samples]
     return held.cursor, held.served, moments, samples
 
 

@@ -201,9 +201,10 @@ def test_updates_come_back_in_site_order_whatever_came_first(tmp_path):
     light = [spool.take(reply("b", 2.0)), spool.take(reply("a", 1.0, 5))]
     assert [(r.site, r.weights, r.extra) for r in light] == [("b", {}, {}), ("a", {}, {})]
     assert spool.bytes_up == {"b": 20, "a": 20}
-    first, second = spool.updates()
+    first, second = spool.updates({"a": 0.5})
     assert (first.site, first.weights["w"].tolist(), first.extra["v"].tolist(), first.draws) == ("a", [1, 1, 1], [1.0], 5)
     assert (second.site, second.classes, second.round) == ("b", frozenset({"liver"}), 2)
+    assert (first.uniqueness, second.uniqueness) == (0.5, 1.0)
     spool.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -212,14 +213,14 @@ def test_a_new_spool_holds_nothing_of_a_dead_one(tmp_path):
     Spool(tmp_path).take(reply("old", 9.0))
     spool = Spool(tmp_path)
     spool.take(reply("a", 1.0))
-    assert [update.site for update in spool.updates()] == ["a"]
+    assert [update.site for update in spool.updates({})] == ["a"]
 
 
 def test_updates_are_read_one_at_a_time(tmp_path):
     spool = Spool(tmp_path)
     for site in "ab":
         spool.take(reply(site, 1.0))
-    updates = iter(spool.updates())
+    updates = iter(spool.updates({}))
     next(updates)
     (tmp_path / "spool" / "b.weights.safetensors").unlink()
     with pytest.raises(FileNotFoundError):

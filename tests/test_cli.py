@@ -91,6 +91,8 @@ def label(shape: tuple[int, ...] = (20, 20, 20)) -> np.ndarray:
         (["resume"], "the following arguments are required: folder"),
         (["resume", "nowhere"], "nowhere holds no run (it has no config.yaml)"),
         (["report", "nowhere"], "nowhere holds no run (it has no config.yaml)"),
+        (["memory", "nowhere"], "nowhere holds no run (it has no config.yaml)"),
+        (["memory", "nowhere", "--sites", "a"], "unrecognized arguments: --sites a"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(ask, arguments, line):
@@ -161,6 +163,11 @@ def test_help_teaches(capsys):
     told = capsys.readouterr().out
     for word in ("--set a.b=c", "--engine", "--actors", "--out", "--seed", "every random choice"):
         assert word in told
+    with pytest.raises(SystemExit):
+        main(["memory", "--help"])
+    told = capsys.readouterr().out
+    for word in ("run_sim.py memory runs/quickstart --evictions", "--site NAME", "under way, stopped or finished"):
+        assert word in told
 
 
 def test_check_prints_what_would_run_and_runs_nothing(capsys, tmp_path):
@@ -207,6 +214,8 @@ def test_a_run_that_cannot_go_on_says_how_to_resume_and_does(ask, tiny, capsys, 
         code, told = ask("run", tiny, "--out", "out")
     expected = f"no site answered in round 1 (only: division by zero). go on with: {RESUME}"
     assert (code, told) == (3, expected)
+    assert ask("memory", "out", "--site", "onli")[1] == "--site onli: there is no such site; did you mean 'only'?"
+    assert main(["memory", "out"]) == 0  # nothing is held yet
     assert main(["resume", "out"]) == 0
     assert (Path("out/report.html").exists(), Path("out/model.safetensors").exists()) == (True, True)
     capsys.readouterr()
@@ -214,6 +223,11 @@ def test_a_run_that_cannot_go_on_says_how_to_resume_and_does(ask, tiny, capsys, 
     assert main(["report", "out"]) == 0
     assert capsys.readouterr().out == "report: out/report.html\n"
     assert Path("out/report.html").exists()
+    assert "<h3>By uncertainty</h3>" in Path("out/report.html").read_text()
+    assert main(["memory", "out"]) == 0
+    told = capsys.readouterr().out
+    assert "tiny: what the memories hold after round 1" in told
+    assert next(line for line in told.splitlines() if line.startswith("only")).split()[1:3] == ["2/2", "2"]
 
 
 def test_an_unexpected_end_is_told_and_logged(ask, tiny, monkeypatch):

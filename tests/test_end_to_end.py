@@ -145,7 +145,18 @@ def test_the_folder_holds_what_was_promised(local):
 
 def test_the_record_tells_no_case_names_and_adds_up(local):
     rows = record(local)
-    assert {row["event"] for row in rows} == {"run", "site", "arrive", "train", "round", "case", "result", "metric", "end"}
+    assert {row["event"] for row in rows} == {
+        "run",
+        "site",
+        "arrive",
+        "evict",
+        "train",
+        "round",
+        "case",
+        "result",
+        "metric",
+        "end",
+    }
     known = {path.name.removesuffix(".nii.gz") for path in Path(os.environ["SITESTREAM_CACHE"]).rglob("*.nii.gz")}
     assert known
     text = (local / "record.jsonl").read_text()

@@ -1,6 +1,8 @@
 """What every policy promises, and each published rule against a plain, slow reading of its text."""
 
 from copy import deepcopy
+from dataclasses import replace
+from itertools import product
 from math import isnan, nan
 
 import numpy as np
@@ -10,9 +12,12 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 
 from memory import POLICIES, make_policy
-from memory.dynamic import Dynamic, most_similar, similarity
+from memory.bregman import Bregman
+from memory.dynamic import BLOCK, FIXED_POINT, Dynamic, fixed_point, most_similar
+from memory.fresh import Fresh
+from memory.grouped import Grouped
 from memory.linear import Linear
-from memory.policy import uniform
+from memory.policy import NEEDS, needs, uniform
 from memory.reservoir import Reservoir
 from memory.sample import Sample
 from memory.selective import Selective
@@ -39,6 +44,21 @@ def random_pool(seed, length, unvisited=0.2, ties=0.3):
     return pool
 
 
+def told(seed, pool):
+    """The same samples as a run with an index knows them: sketches, scores, classes and domains, with ties and gaps."""
+    rng = default_rng(seed)
+    for s in pool:
+        vector = s.feature if s.feature is not None and rng.random() < 0.5 else unit(*rng.normal(size=4))
+        s.sketch = np.rint(127 * vector).astype(np.int8)
+        s.uniqueness = float(rng.choice([1.0, 0.5, 0.03, rng.random()]))
+        s.orphan = bool(s.visits) and rng.random() < 0.3
+        s.loss = s.uncertainty if s.visits else nan
+        s.scores = {name: float(rng.choice([0.2, rng.random()])) for name in ("bregman", "leverage") if rng.random() < 0.7}
+        s.classes = frozenset(name for name in ("liver", "spleen", "kidney") if rng.random() < 0.5)
+        s.domain = [None, "ct", "mr"][rng.integers(3)]
+    return pool
+
+
 def cases(samples):
     return [s.case for s in samples]
 
@@ -53,20 +73,25 @@ POOLS = {
     "mixed": random_pool(3, 15),
     "identical": [sample(i, unit(3, 4), 0.5, 0.5) for i in range(10)],
     "long": random_pool(4, 60),
+    "told": told(5, random_pool(5, 15)),
+    "told, visited": told(6, random_pool(6, 12, unvisited=0.0)),
+    "told, unvisited": told(7, random_pool(7, 9, unvisited=1.0)),
+    "told, long": told(8, random_pool(8, 60)),
 }
+WRAPPED = {"plain": {}, "by class": {"group_by": "class"}, "by domain, fresh": {"group_by": "domain", "new_share": 0.5}}
 
 
-@pytest.mark.parametrize("budget", [1, 2, 7, 8, 50, 100])
 @pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
 @pytest.mark.parametrize("name", POLICIES)
-def test_keep_is_a_pure_choice_within_the_budget(name, pool, budget):
-    policy, before, order = make_policy(name, {}), deepcopy(pool), list(pool)
-    kept = policy.keep(pool, budget, default_rng(7))
-    assert len(kept) == min(len(pool), budget)
-    ids = [id(s) for s in pool]
-    positions = [ids.index(id(s)) for s in kept]
-    assert positions == sorted(set(positions)), "a subset of the pool's own samples, each once, in order of arrival"
-    assert cases(policy.keep(pool, budget, default_rng(7))) == cases(kept)
+def test_keep_is_a_pure_choice_within_the_budget(name, pool):
+    before, order, ids = deepcopy(pool), list(pool), [id(s) for s in pool]
+    for around, budget in product(WRAPPED.values(), [1, 2, 7, 8, 50, 100]):
+        policy = make_policy(name, {}, **around)
+        kept = policy.keep(pool, budget, default_rng(7))
+        assert len(kept) == min(len(pool), budget)
+        positions = [ids.index(id(s)) for s in kept]
+        assert positions == sorted(set(positions)), "a subset of the pool's own samples, each once, in order of arrival"
+        assert cases(policy.keep(deepcopy(pool), budget, default_rng(8))) == cases(kept), "samples decide, not chance"
     assert all(a is b for a, b in zip(pool, order, strict=True))
     for a, b in zip(pool, before, strict=True):
         np.testing.assert_equal(vars(a), vars(b))
@@ -75,6 +100,37 @@ def test_keep_is_a_pure_choice_within_the_budget(name, pool, budget):
 @pytest.mark.parametrize("name", POLICIES)
 def test_no_budget_keeps_nothing(name):
     assert make_policy(name, {}).keep(POOLS["mixed"], 0, default_rng(0)) == []
+
+
+@pytest.mark.parametrize("scores", [{}, {"bregman": 0.0, "leverage": 0.0}], ids=["unscored", "scored"])
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != "reservoir"])
+def test_new_samples_are_not_thrown_away(name, scores):
+    """Three just arrived: they stay, and of a budget smaller than that the newest do. (A reservoir goes by its keys.)"""
+    pool = told(9, random_pool(9, 8, unvisited=0.0))
+    for s in pool:
+        s.orphan = False
+    for s in pool[-3:]:
+        s.visits, s.feature, s.loss, s.uncertainty, s.scores, s.uniqueness = 0, None, nan, nan, dict(scores), 1.0
+        s.classes, s.key = frozenset({"liver"}), 0.0  # nothing speaks for them
+    for known, budget in product((pool, [replace(s, sketch=None) for s in pool]), range(1, 9)):
+        kept = cases(make_policy(name, {}).keep(known, budget, default_rng(0)))
+        assert kept[-3:] == cases(pool)[-min(budget, 3) :]
+
+
+@pytest.mark.parametrize("around", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("name", POLICIES)
+def test_needs_are_known_words(name, around):
+    policy = make_policy(name, {}, **around)
+    assert needs(policy) == needs(make_policy(name, {})) <= NEEDS
+
+
+def test_needs_by_hand():
+    of = {name: set(needs(make_policy(name, {}))) for name in POLICIES}
+    assert {name: words for name, words in of.items() if words} == {
+        "bregman": {"bregman"},
+        "leverage": {"leverage", "sketch"},
+        "selective-global": {"sketch", "uniqueness"},
+    }
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -119,6 +175,12 @@ def test_policies_are_values(name):
         ("selective", {"k": 2.5}, "not 2.5"),
         ("selective", {"k": True}, "not True"),
         ("selective", {"k": "four"}, "not 'four'"),
+        ("selective-global", {"k": 0}, "k must be a whole number from 1"),
+        ("selective-global", {"orphan_share": 1.5}, "orphan_share must be within 0 and 1, not 1.5"),
+        ("selective-global", {"duplicate": 0}, "duplicate must be above 0 and at most 1, not 0"),
+        ("meddel", {"clusters": 0}, "clusters must be a whole number from 1, not 0"),
+        ("bregman", {"keep": "both"}, "keep must be low or high, not 'both'"),
+        ("bregman", {"end": "low"}, r"'end' is no setting of bregman \(it has keep\)"),
     ],
 )
 def test_mistakes_are_told(name, args, message):
@@ -126,8 +188,24 @@ def test_mistakes_are_told(name, args, message):
         make_policy(name, args)
 
 
+@pytest.mark.parametrize(
+    ("around", "message"),
+    [
+        ({"group_by": "scanner"}, "memory.group_by must be none, class or domain, not 'scanner'"),
+        ({"new_share": 1.5}, "memory.new_share must be within 0 and 1, not 1.5"),
+        ({"new_share": "half"}, "memory.new_share must be within 0 and 1, not 'half'"),
+    ],
+)
+def test_mistakes_around_a_policy_are_told(around, message):
+    with pytest.raises(ValueError, match=message):
+        make_policy("linear", {}, **around)
+
+
 def test_settings_arrive():
     assert make_policy("selective", {"k": 2}) == Selective(k=2)
+    assert make_policy("bregman", {"keep": "low"}) == Bregman(end="low") != Bregman()
+    assert make_policy("linear", {}, "class", 0.5) == Fresh(Grouped(Linear(), "class"), 0.5)
+    assert make_policy("linear", {}) == Linear()
     assert Selective().k == 4
 
 
@@ -216,8 +294,25 @@ def test_linear_by_hand():
     assert cases(Linear().keep([sample(i) for i in range(5)], 2, default_rng(0))) == ["c003", "c004"]
 
 
+def exact(fixed_NE):
+    return lambda rows: fixed_NE[rows] @ fixed_NE.T
+
+
 def test_similarity_by_hand():
-    assert similarity(np.stack([EAST, NORTH, WEST])).tolist() == [[-10, 0.5, 0], [0.5, -10, 0.5], [0, 0.5, -10]]
+    fixed_NE = fixed_point([sample(0, EAST), sample(1, unit(3, 4)), sample(2, WEST)], [0, 2])
+    assert (exact(fixed_NE)(np.arange(2)) / FIXED_POINT**2).tolist() == [[1, -1], [-1, 1]]
+
+
+def test_most_similar_by_hand():
+    similar_NN = np.array([[9, 0.5, 0.2, 0.1], [0.5, 9, 0.4, 0.3], [0.2, 0.4, 9, 0.3], [0.1, 0.3, 0.3, 9]])
+    everything = np.arange(4)
+    # 0 and 1 are nearest: 0 goes. Then 1 and 2 (.4): 1 goes. Then 2 and 3: 2.
+    assert most_similar(lambda rows: similar_NN[rows], everything, 3) == [0, 1, 2]
+    # 0 is no candidate, but it counts as a neighbour: 1 goes for its sake, then 2 and 3 tie (.3).
+    assert most_similar(lambda rows: similar_NN[rows], everything[1:], 2) == [1, 2]
+    # 3 is like something elsewhere (.45), still after 1 has left.
+    elsewhere = np.array([0, 0, 0, 0.45])
+    assert most_similar(lambda rows: similar_NN[rows], everything, 2, elsewhere) == [0, 3]
 
 
 def test_dynamic_by_hand():
@@ -263,8 +358,13 @@ def test_selective_ties_and_missing_uncertainty():
 def test_equal_features_tie_exactly_whatever_their_place():
     rng = default_rng(0)
     twins = [unit(*rng.normal(size=257))] * 3
-    feature_NE = np.stack([unit(*rng.normal(size=257)) for _ in range(41)] + twins)
+    pool = [
+        sample(i, feature) for i, feature in enumerate([unit(*rng.normal(size=257)) for _ in range(2 * BLOCK + 41)] + twins)
+    ]
     for _ in range(20):
-        feature_NE = feature_NE[rng.permutation(len(feature_NE))]
-        where = np.flatnonzero((feature_NE == twins[0]).all(axis=1))
-        assert most_similar(similarity(feature_NE), 2) == where[:2].tolist()
+        pool = [pool[i] for i in rng.permutation(len(pool))]
+        where = [i for i, s in enumerate(pool) if (s.feature == twins[0]).all()]
+        fixed_NE = fixed_point(pool, range(len(pool)))
+        mixed_NE = fixed_NE[:, rng.permutation(257)]
+        assert (mixed_NE @ mixed_NE.T == fixed_NE @ fixed_NE.T).all(), "the order of summation does not matter"
+        assert most_similar(exact(fixed_NE), np.arange(len(pool)), 2) == where[:2]

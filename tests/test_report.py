@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from server.digest import read_run
-from server.figures import memory_age, memory_shares
+from server.memory_figures import effective_samples, memory_age, memory_shares, traffic
 from server.metrics import ResultMatrix, final_metrics
 from server.page import duration, number, size
 from server.palette import CLASS_COLOURS, SITE_COLOURS, colours
@@ -227,6 +227,74 @@ def test_a_memory_chart_clips_no_bar() -> None:
         assert all(axes.get_ylim()[1] >= 20 >= 0 >= axes.get_ylim()[0] for axes in figure.axes)
 
 
+def index_rows(present: dict[int, list[str]] = PRESENT) -> list[Row]:
+    """What a run with an index adds: per round what is held and unique, and of every sample dropped why."""
+    rows: list[Row] = []
+    for round, sites in present.items():
+        rows.append({"event": "index", "round": round, "held": dict.fromkeys(sites, 8), "effective": dict.fromkeys(sites, 6.0),
+                     "duplicates": round, "quantiles": [0.1, 0.6, 1.0] if round > 1 else [], "orphans": {sites[0]: 1},
+                     "quotas": {site: 8 + k for k, site in enumerate(sites)}})  # fmt: skip
+        for k in range(8):
+            row = {"event": "evict", "round": round, "site": sites[0], "id": f"{round}-{k}", "arrived": k, "visits": k}
+            row |= {"uniqueness": 0.1, "twin": "<i>", "similarity": 0.93, "where": None, "where_id": None}
+            there = {"where": WEST, "where_id": "elsewhere", "where_similarity": 0.97}
+            rows.append(row | (there if k % 2 else {}))
+    return rows
+
+
+def memory_section(folder: Path, **given: Any) -> str:
+    document = write_report(folder, **given).read_text(encoding="utf-8")
+    return document[document.index("<h2>Memory</h2>") : document.index("<h2>Training</h2>")]
+
+
+def test_the_memory_section_of_a_run_with_an_index(tmp_path: Path) -> None:
+    rows = [
+        row | {"bytes_sketches": 800, "bytes_coverage": 80_000} if row["event"] == "train" else row for row in record_rows()
+    ]
+    folder = write_folder(tmp_path / "index", [*rows, *index_rows()], result_matrix(), slices=False)
+    section = memory_section(folder)
+    plain = re.sub(r"\s+", " ", re.sub("<.*?>", " ", section))
+    named = ["By class", "By origin", "By age", "Uniqueness across sites", "Evictions", "On the wire"]
+    assert re.findall("<h3>(.*?)</h3>", section) == named
+    assert section.count("<figure>") == 3 + 2 + 1
+    assert "After round 5 the sites hold 24 samples worth 18.0 effective ones" in plain and "5 pairs of duplicates" in plain
+    assert "north 8 8 6.0 0.750 1 32" in plain  # held, quota, effective, their ratio, stand-ins, dropped in four rounds
+    assert "north 16 16 0 0 0 32" in plain and "south 4 4 0 0 0 8" in plain and "all sites 20 20 0 0 0 40" in plain
+    assert "40 samples dropped; the last 30:" in plain and plain.count("a twin here (.93)") == 15
+    assert "<code>5-7</code>" in section and "<code>2-1</code>" not in section and "<code>2-2</code>" in section
+    assert "a twin elsewhere (&lt;script&gt;west, .97)" in plain and "&lt;i&gt;" in plain and "<i>" not in section
+    assert "north 1.6 MB 1.9 MB 320.0 kB 3.2 kB 800 B 0.2 %" in plain and "ε" not in plain
+
+
+def test_noise_and_uncertainty_are_shown_where_they_are_known(tmp_path: Path) -> None:
+    spent = {"bytes_sketches": 800, "epsilon": 3.25, "epsilon_total": 7.5}
+    rows = [row | spent if row["event"] == "train" else row for row in record_rows()]
+    folder = write_folder(tmp_path / "noise", rows, result_matrix(), slices=False)
+    section = memory_section(folder, uncertainty={NORTH: {"low": 3, "middle": 2, "high": 1, "never trained on": 0}})
+    assert "By uncertainty" in section and section.count("<figure>") == 4 + 1
+    assert "<td class=n>3.25</td><td class=n>7.50</td>" in section
+    assert "Uniqueness across sites" not in section and "Evictions" not in section
+
+
+def test_a_run_without_an_index_has_a_log_without_uniqueness(tmp_path: Path) -> None:
+    drops = [row for row in index_rows() if row["event"] == "evict"][:3]
+    section = memory_section(write_folder(tmp_path / "log", [*record_rows(), *drops, drops[0]], result_matrix(), slices=False))
+    assert "3 samples dropped:" in section and "uniqueness" not in section and "selective" in section
+
+
+def test_what_is_said_of_the_index_is_not_counted_as_weights() -> None:
+    row = {"bytes_down": 500, "bytes_up": 300, "bytes_coverage": 120, "bytes_sketches": 64}
+    assert list(traffic(row).values()) == [380, 300, 120, 64]
+    assert list(traffic({"bytes_down": 500}).values()) == [500, 0, 0, 0]  # a record from before there was an index
+
+
+def test_a_run_without_duplicates_shows_an_axis_from_naught() -> None:
+    rows = [row | {"duplicates": 0} for row in index_rows() if row["event"] == "index"][:1]
+    effective, quantiles, pairs = effective_samples(rows, {}).axes
+    assert pairs.get_ylim() == (0, 1.05) and quantiles.get_ylim() == (-0.02, 1.02)
+    assert effective.get_ylim()[0] == 0 and effective.get_ylim()[1] >= 8  # the samples held fit in
+
+
 def test_many_sites_and_classes_still_fit(tmp_path: Path) -> None:
     names = [f"site_{k:02d}" for k in range(24)]
     matrix = ResultMatrix().with_row("start", dict.fromkeys(names, 0.0))
@@ -238,6 +306,8 @@ def test_many_sites_and_classes_still_fit(tmp_path: Path) -> None:
         rows += [{"event": "arrive", "round": round, "site": site, "stage": site}]
         rows += [{"event": "train", "round": round, "site": site, "stage": site, "memory": 8, "memory_classes": held,
                   "memory_arrived": list(range(8)), "loss_sum": None, "loss_weight": 4}]  # fmt: skip
+        rows[-1] |= {"bytes_down": 90_000, "bytes_up": 90_000, "bytes_sketches": 500}
+    rows += index_rows({round: names[:round] for round in range(1, 25)})
     path = write_report(write_folder(tmp_path / "many", rows, matrix, slices=False))
     assert 50_000 < path.stat().st_size < 3_000_000
 

@@ -101,7 +101,7 @@ def test_the_last_evaluation_measures_surfaces_and_keeps_slices(site):
     (path,) = (site.folder / "slices").glob("*.npz")
     assert path.stem in {row["case"] for row in reply.rows}
     with np.load(path, allow_pickle=False) as kept:
-        volume = next(v for v in (site.volume(case.name) for case in site.cases.test) if site._keyed(v.case) == path.stem)
+        volume = next(v for v in (site.volume(case.name) for case in site.cases.test) if site.keyed(v.case) == path.stem)
         assert kept["classes"].tolist() == list(CLASSES)
         np.testing.assert_array_equal(kept["image_XYZ"], volume.image_XYZ)
         np.testing.assert_array_equal(kept["label_XYZ"] & 1, volume.label_XYZ == 1)
@@ -116,7 +116,7 @@ def test_validation_cases_count_where_the_recipe_says_so(make_site):
     site = make_site(site={"split": {"test": 0.25, "validation": 0.5}}, evaluate={"on": "validation", "surface": False})
     assert site.answer(order("hello", 0), {}).rows == ({"tests": 3},)
     reply = site.answer(order("evaluate", 0, last=True), initial(site))
-    assert {row["case"] for row in reply.rows} == {site._keyed(case.name) for case in site.cases.validation}
+    assert {row["case"] for row in reply.rows} == {site.keyed(case.name) for case in site.cases.validation}
     assert "hd95" not in reply.rows[0]
 
 
@@ -137,9 +137,9 @@ def test_no_case_name_and_no_path_is_in_any_reply(site, phantom_root):
 
 def test_ids_are_keyed_with_the_sites_own_secret(make_site):
     one, two = make_site("one"), make_site("two")
-    assert one._keyed("tiny_001") != two._keyed("tiny_001")
-    assert one._keyed("tiny_001") != one._keyed("tiny_002")
-    assert make_site("one")._keyed("tiny_001") == one._keyed("tiny_001")
+    assert one.keyed("tiny_001") != two.keyed("tiny_001")
+    assert one.keyed("tiny_001") != one.keyed("tiny_002")
+    assert make_site("one").keyed("tiny_001") == one.keyed("tiny_001")
     secret = one.folder / "secret"
     assert len(secret.read_bytes()) == 32
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600

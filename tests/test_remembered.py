@@ -1,0 +1,146 @@
+"""What the server tells sites of the federation's memory: quotas, scores, coverage, replay, and the mean."""
+
+import numpy as np
+import pytest
+
+from configs.memory import Index, Memory
+from server.remembered import Remembered, evenly
+from wire import Reply
+
+EAST, NORTH, UP = np.eye(3)
+
+
+def sketches(*vectors):
+    return np.rint(127 * np.stack([v / np.linalg.norm(v) for v in vectors])).astype(np.int8)
+
+
+def reply(site, *vectors, round=1, mean=None, stream_left=1, evicted=(), sketches_NE=None):
+    ids = tuple(f"{site}{i}" for i in range(len(vectors)))
+    rows = ({"memory": len(vectors), "stream_left": stream_left, "evicted": list(evicted)},)
+    rows_NE = sketches(*vectors) if sketches_NE is None else sketches_NE
+    mean_E = np.zeros(3, np.float32) if mean is None else np.asarray(mean, np.float32)
+    return Reply(run="r", round=round, task="train", site=site, ids=ids, sketches_NE=rows_NE, mean_E=mean_E, rows=rows)
+
+
+def remembered(total=None, budget=8, policy="selective", **index):
+    return Remembered(Index(**{"on": True, **index}), Memory(policy=policy, total=total, budget=budget))
+
+
+def three_sites(**facts):
+    """a and b hold the same thing; c is like neither."""
+    known = remembered(**facts)
+    for site, vectors in {"a": [EAST, NORTH], "b": [EAST], "c": [UP]}.items():
+        assert known.take(reply(site, *vectors)) is None
+    return known
+
+
+def test_without_an_index_every_site_gets_the_budget_and_no_word():
+    known = remembered(on=False)
+    assert known.take(reply("a", EAST)) is None
+    assert known.words(["a", "b"], ["a"], 12) == {"a": {"quota": 8, "replay": None}}
+    assert known.summary(["a"], {"a": 8}) is None and known.uniqueness(["a"]) == {}
+
+
+def test_a_total_is_split_evenly_unless_quotas_are_on():
+    assert evenly(["b", "a", "c"], 8) == {"a": 3, "b": 3, "c": 2}
+    assert three_sites(total=12, quotas=False).quotas(["a", "b", "c"]) == {"a": 4, "b": 4, "c": 4}
+
+
+def test_who_holds_what_others_hold_gets_a_smaller_share():
+    shares = three_sites(total=12, floor=1).quotas(["a", "b", "c"])
+    assert sum(shares.values()) == 12 and shares == {"a": 6, "b": 1, "c": 5}
+
+
+def test_a_smaller_quota_alone_does_not_make_the_next_one_smaller():
+    """By the mean uniqueness of what a site holds, not by its sum, which would shrink with the quota."""
+    known = remembered(total=12, floor=1)
+    for site, vectors in {"a": [EAST, EAST + 0.4 * NORTH, NORTH], "c": [UP]}.items():
+        known.take(reply(site, *vectors))
+    assert known.quotas(["a", "c"]) == {"a": 6, "c": 6}
+
+
+def test_replay_steps_follow_uniqueness_and_their_sum_stays():
+    known = remembered()
+    known.take(reply("a", EAST, stream_left=0))
+    known.take(reply("b", EAST, stream_left=0))
+    known.take(reply("c", UP, stream_left=0))
+    known.take(reply("d", NORTH, stream_left=3))
+    steps = known.replays(["a", "b", "c", "d"], 12)
+    assert sum(steps.values()) == 36 and "d" not in steps
+    assert steps["c"] > steps["b"] and min(steps.values()) >= 3
+    assert remembered(replay=False).replays(["a"], 12) == {}
+
+
+def test_an_order_says_how_unique_things_are_and_what_the_others_hold():
+    words = three_sites().words(["a", "b", "c"], ["b", "c"], 0)
+    assert words["c"]["scores"]["uniqueness"] == {"c0": 1.0}
+    assert words["b"]["scores"]["uniqueness"]["b0"] == pytest.approx(0, abs=1e-6)  # b is told of the pair, a is not
+    assert {tuple(row) for row in words["c"]["coverage_ME"]} == {(127, 0, 0), (0, 127, 0)}
+
+
+@pytest.mark.parametrize(
+    ("off", "field"),
+    [({"evict": False}, "scores"), ({"admit": 0}, "coverage_ME"), ({"orphans": False}, "orphans")],
+)
+def test_each_use_can_be_switched_off_alone(off, field):
+    assert field in three_sites().words(["a", "b", "c"], ["b"], 0)["b"]
+    assert field not in three_sites(**off).words(["a", "b", "c"], ["b"], 0)["b"]
+
+
+def test_leverage_is_told_to_those_who_ask_for_it():
+    told = three_sites(policy="leverage").words(["a", "b", "c"], ["c"], 0)["c"]["scores"]
+    assert told["leverage"] == {"c0": pytest.approx(1)} and "uniqueness" in told
+    assert "leverage" not in three_sites().words(["a", "b", "c"], ["c"], 0)["c"]["scores"]
+
+
+def test_the_mean_is_weighted_by_what_each_site_holds():
+    known = remembered()
+    known.take(reply("a", EAST, NORTH, mean=[0.6, 0, 0]))
+    known.take(reply("b", UP, mean=[0, 0, 0.3]))
+    assert known.words(["a"], ["a"], 0)["a"]["mu_E"].tolist() == pytest.approx([0.4, 0, 0.1])
+    assert remembered().words(["a"], ["a"], 0)["a"]["mu_E"] is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "problem"),
+    [(np.zeros(2), "not float32"), (np.array([np.nan, 0, 0]), "no mean"), (np.array([9.0, 0, 0]), "no mean")],
+)
+def test_a_bad_mean_is_refused_in_words(mean, problem):
+    known = remembered()
+    assert problem in known.take(reply("a", EAST, mean=mean))
+    assert known.words(["a"], ["a"], 0)["a"]["mu_E"] is None
+
+
+def test_bad_or_missing_sketches_are_refused_in_words():
+    assert remembered().take(reply("a", EAST, sketches_NE=np.zeros((1, 3), np.int8)))
+    bare = Reply(run="r", round=1, task="train", site="a", rows=({"memory": 2, "stream_left": 0},))
+    assert remembered().take(bare) == "it sent no sketches"
+
+
+def test_who_leaves_counts_no_more_and_leaves_orphans():
+    known = three_sites()
+    known.depart(["b"])
+    words = known.words(["a", "c"], ["a"], 0)["a"]
+    assert words["scores"]["uniqueness"]["a0"] == 1.0 and words["orphans"] == {"a0"}
+
+
+def test_evictions_say_where_the_nearest_lives():
+    known = three_sites()
+    gone = {"id": "b0", "arrived": 0, "visits": 2, "uniqueness": 0.0, "twin": None, "similarity": None}
+    (row,) = known.evictions(reply("b", UP, evicted=[gone]))
+    assert (row["where"], row["where_id"], row["where_similarity"]) == ("a", "a0", pytest.approx(1, abs=1e-3))
+
+
+def test_a_restored_one_says_the_same():
+    known = three_sites(total=12, floor=1)
+    known.take(reply("c", UP, NORTH, round=2, mean=[0, 0, 0.5], stream_left=0))
+    known.depart(["b"])
+    again = remembered(total=12, floor=1)
+    again.restore(*known.state())
+    live = ["a", "c"]
+    one, other = (each.words(live, live, 10) for each in (known, again))
+    for site in live:
+        assert {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in one[site].items()} == {
+            k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in other[site].items()
+        }
+    assert known.summary(live, {}) == again.summary(live, {})
