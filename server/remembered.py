@@ -31,21 +31,26 @@ class Remembered:
     # What a site is told ------------------------------------------------------------------------------------------------
 
     def quotas(self, live: Sequence[str]) -> dict[str, int]:
-        """{site: how many samples it may keep}, for every site that has come and not left for good.
-
-        Raises:
-            ValueError: memory.total is too small for so many sites.
-        """
+        """{site: how many samples it may keep}, for every site that has come and not left for good."""
         total = self.memory.total
         if total is None:
             return dict.fromkeys(live, self.memory.budget)
-        if total < self.recipe.floor * len(live):
-            raise ValueError(
-                f"memory.total: {total} is too little for {len(live)} sites with index.floor {self.recipe.floor} each"
-            )
-        if self.recipe.on and self.recipe.quotas:
-            return self.index.quotas(live, total, self.recipe.floor)
+        if self.recipe.on and self.recipe.quotas and live:
+            return self._by_uniqueness(live, total)
         return evenly(live, total)
+
+    def _by_uniqueness(self, live: Sequence[str], total: int) -> dict[str, int]:
+        """Shares of the total; a site whose stream is over cannot fill more than it holds, so the others get what is left."""
+        open_ended, fixed = list(live), dict[str, int]()
+        while True:
+            rest = total - sum(fixed.values())
+            shares = self.index.quotas(open_ended, rest, min(self.recipe.floor, rest // len(open_ended)))
+            held = {site: self.index.count(site) for site in open_ended if site in self._over}
+            full = {site: count for site, count in held.items() if count < shares[site]}
+            if not full or len(full) == len(open_ended):
+                return shares | fixed
+            fixed |= full
+            open_ended = [site for site in open_ended if site not in full]
 
     def replays(self, present: Sequence[str], steps: int) -> dict[str, int]:
         """{site whose stream is over: its steps}: together as many as if each did `steps`, more where more is unique."""

@@ -109,6 +109,10 @@ class UniquenessIndex:
         self._put(slots)
         self._learnt, self._written = count if stale else 0, 0
 
+    def count(self, site: str) -> int:
+        """How many samples a live site holds."""
+        return len(self._held.slots.get(site, ()))
+
     # How unique it is -------------------------------------------------------------------------------------------------
 
     def score(self, site: str) -> dict[str, float]:

@@ -144,3 +144,12 @@ def test_a_restored_one_says_the_same():
             k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in other[site].items()
         }
     assert known.summary(live, {}) == again.summary(live, {})
+
+
+def test_a_site_whose_stream_is_over_leaves_what_it_cannot_fill_to_the_others():
+    known = remembered(total=12, floor=1)
+    known.take(reply("a", EAST, stream_left=0))
+    known.take(reply("c", UP, stream_left=5))
+    assert known.quotas(["a", "c"]) == {"a": 1, "c": 11}
+    known.take(reply("c", UP, stream_left=0))  # now nobody could fill it
+    assert sum(known.quotas(["a", "c"]).values()) == 12
