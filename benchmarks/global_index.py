@@ -7,8 +7,9 @@
 Five hippocampus sites, each with its own acquisition shift, a third of each site's training subjects scanned again at the
 next (benchmarks/overlap.py). Schedules: sites `stay` and replay, or `leave` after their stage and the next. All variants
 hold the same number of samples in all and make the same number of steps. Prints mean final Dice (acc), forgetting,
-effective samples (summed uniqueness) and duplicates held at the end, and each variant's paired difference to `local` with
-its bootstrap 95 % interval. Runs are found again in runs/global_index by a hash of their config.
+effective samples (summed uniqueness), duplicates (by the index) and twins (by name: the same subject at two sites) held at
+the end, and each variant's paired difference to `local` with its bootstrap 95 % interval. Runs are found again in
+runs/global_index by a hash of their config.
 """
 
 import argparse
@@ -112,11 +113,24 @@ def results(folder: Path) -> dict[str, float]:
         "held": float(sum(last["held"].values())),
         "effective": float(sum(last["effective"].values())),
         "duplicates": float(last["duplicates"]),
+        "twins": float(twins(folder)),
         "median u": float(np.median([middle for _, middle, _ in quantiles])),
     }
 
 
-COLUMNS = ("acc", "bwt.gem", "effective", "duplicates", "steps")
+def twins(folder: Path) -> int:
+    """Samples held at the end whose subject another site that is still there holds too."""
+    import overlap
+
+    from server.digest import read_run
+    from simulations.holdings import read_holdings
+
+    there = [holding for holding in read_holdings(read_run(folder)) if holding.absent != "left"]
+    held = [overlap.subject(sample.case) for holding in there for sample in holding.samples]
+    return len(held) - len(set(held))
+
+
+COLUMNS = ("acc", "bwt.gem", "effective", "duplicates", "twins", "steps")
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:
@@ -124,7 +138,10 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
     lines = ["| variant | " + " | ".join(COLUMNS) + " | acc minus local (95 %) | bwt.gem minus local (95 %) |"]
     lines.append("|---" * (len(COLUMNS) + 3) + "|")
     for variant, runs in found.items():
-        cells = [spread([run[name] for run in runs], 0 if name in ("steps", "duplicates") else 3) for name in COLUMNS]
+        cells = [
+            spread([run[name] for run in runs], 0 if name == "steps" else 1 if name in ("duplicates", "twins") else 3)
+            for name in COLUMNS
+        ]
         paired = [difference(runs, found["local"], name) if variant != "local" else "-" for name in ("acc", "bwt.gem")]
         lines.append(f"| {variant} | " + " | ".join([*cells, *paired]) + " |")
     return "\n".join(lines)

@@ -120,7 +120,7 @@ def _quotas(run: Digest) -> str:
     """Quotas over rounds, where they differ."""
     if len({quota for row in run.indexes for quota in (row.get("quotas") or {}).values()}) < 2:
         return ""
-    caption = "The budget goes where summed uniqueness is, with a floor."
+    caption = "The budget goes where uniqueness is, on the mean, with a floor."
     return embed(quotas_over_rounds(run.indexes, site_colours(run)), "Quotas over the rounds", caption)
 
 

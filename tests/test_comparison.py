@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from clients.comparison import Comparison, evictions, twin
+from clients.snapshot import before
+from memory import POLICIES
 from memory.sample import Sample
-from tests.site_orders import order
+from tests.site_orders import initial, order
 
 POINTS = {"old": [1.0, 0, 0], "other": [0, 1.0, 0], "new": [0.0, 0, 1.0]}
 
@@ -88,3 +90,37 @@ def test_evictions_name_keyed_ids_only():
 def test_with_noise_nothing_is_said_of_likeness():
     (row,) = evictions([(sample("old"), sample("other"), 0.9)], str, noise=0.5)
     assert row == {"id": "old", "arrived": 0, "visits": 3}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_works_at_a_site_and_tells_sketches_of_what_it_holds(make_site, policy):
+    site = make_site(memory={"policy": policy, "budget": 3}, index={"on": True}, sketch={"size": 8})
+    weights, replies = initial(site), []
+    for round in (1, 2, 3):
+        replies.append(site.answer(order(round=round, mu_E=np.zeros(8, np.float32)), weights))
+        weights = replies[-1].weights
+    last, held = replies[-1], before(site.folder / "state", "run1", 4).samples
+    assert last.rows[0]["memory"] == len(held) == 3 and last.rows[0]["steps"] > 0
+    assert last.ids == tuple(site.keyed(sample.case) for sample in held)
+    assert last.sketches_NE.shape == (3, 8) and last.sketches_NE.dtype == np.int8
+    assert [sample.sketch.tolist() for sample in held] == last.sketches_NE.tolist()
+    assert len({gone["id"] for reply in replies for gone in reply.rows[0]["evicted"]} | set(last.ids)) == 6
+
+
+def test_a_frozen_encoder_sees_the_same_whatever_the_weights_and_the_global_one_does_not(make_site):
+    def points(encoder, scale):
+        site = make_site(f"{encoder}{scale}", index={"on": True}, sketch={"encoder": encoder})
+        weights = {name: tensor * scale for name, tensor in initial(site).items()}
+        return site.answer(order(), weights).mean_E.tolist()
+
+    assert points("frozen", 1.0) == points("frozen", 0.5)
+    assert points("global", 1.0) != points("global", 0.5)
+
+
+def test_replay_steps_are_the_servers_if_it_says_so(make_site):
+    site = make_site()
+    weights = initial(site)
+    for round in (1, 2, 3):
+        site.answer(order(round=round), weights)
+    assert site.answer(order(round=4, replay=5), weights).rows[0]["steps"] == 5
+    assert site.answer(order(round=4), weights).rows[0]["steps"] == 3  # as the recipe says
