@@ -5,7 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from configs.schema import Run
-from simulations.plan import Plan
+from simulations.plan import Plan, index_bytes
 
 
 def print_plan(plan: Plan, run: Run, console: Console) -> None:
@@ -29,13 +29,30 @@ def print_plan(plan: Plan, run: Run, console: Console) -> None:
         "classes": f"{len(plan.classes)}: {', '.join(plan.classes)}",
         "model": f"{run.model.network}, {plan.parameters:,} parameters ({plan.model_bytes / 1e6:.2f} MB)",
         "patch": " x ".join(map(str, run.train.patch)),
-        "memory": f"{run.memory.policy}, {run.memory.budget} samples a site{_own_budgets(run)}",
+        "memory": f"{run.memory.policy}, {_budget(run)}{_own_budgets(run)}",
+        **_index(run, len(plan.sites)),
         "strategy": strategy,
         "on the wire": f"about {plan.wire_bytes / 1e6:.1f} MB",
         "engine": run.engine.name,
     }
     for name, fact in facts.items():
         console.print(f"{name:>12}  {escape(fact)}", highlight=False)
+
+
+def _budget(run: Run) -> str:
+    if run.memory.total is None:
+        return f"{run.memory.budget} samples a site"
+    split = "by uniqueness" if run.index.on and run.index.quotas else "evenly"
+    return f"{run.memory.total} samples in all, split {split}"
+
+
+def _index(run: Run, sites: int) -> dict[str, str]:
+    """The uniqueness index's line, if the run has one."""
+    if not run.index.on:
+        return {}
+    uses = [name for name in ("evict", "admit", "orphans", "quotas", "replay") if getattr(run.index, name)]
+    cost = f"about {index_bytes(run, sites) / 1e3:.1f} kB a site and round"
+    return {"index": f"{', '.join(uses) or 'watches only'}; {run.sketch.encoder} encoder, {cost}"}
 
 
 def _own_budgets(run: Run) -> str:

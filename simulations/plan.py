@@ -42,7 +42,7 @@ class Plan:
     parameters: int
     model_bytes: int
     wire_bytes: int
-    """Weights down and up for training, down for evaluation."""
+    """Weights down and up for training, down for evaluation, and what the index adds."""
 
 
 def check_names(run: Run) -> None:
@@ -109,9 +109,18 @@ def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
     stages = _stages([site for site in sites if site.name not in run.arrivals.extra])
     trained = sum(len(site.rounds) for site in sites if site.cases)
     evaluated = (len(stages) + 1) * sum(1 for site in sites if site.tests)
-    total = size(weights) * (2 * trained + evaluated)
+    total = size(weights) * (2 * trained + evaluated) + trained * index_bytes(run, len(sites))
     parameters = sum(tensor.size for tensor in weights.values())
     return Plan(tuple(sites), classes, schedule.rounds, stages, parameters, size(weights), total)
+
+
+def index_bytes(run: Run, sites: int) -> int:
+    """What a site's round adds at most to the wire for the index: sketches, ids and a mean up, coverage and scores down."""
+    if not run.index.on:
+        return 0
+    held = run.memory.total // sites if run.memory.total else run.memory.budget
+    e = run.sketch.size
+    return held * (e + 16) + 4 * e + run.index.admit * e + 4 * e + held * (16 + 8)
 
 
 def _steps(run: Run, name: str, cases: int, rounds: int) -> int:

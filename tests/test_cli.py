@@ -269,3 +269,36 @@ def test_a_run_can_be_resumed_from_anywhere(monkeypatch, msd_folder, config, tmp
     run = load_run(Path("out/config.yaml"))
     assert run.sites["only"].root == root
     assert run.name == "tiny"
+
+
+# The index ------------------------------------------------------------------------------------------------------------
+
+
+def test_check_tells_what_the_index_does_and_costs(capsys):
+    edits = ["index.on=true", "memory.total=9", "index.admit=0", "sketch.size=32"]
+    assert main(["check", SMOKE, *(word for edit in edits for word in ("--set", edit))]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "selective, 9 samples in all, split by uniqueness" in told
+    assert "evict, orphans, quotas, replay; frozen encoder, about 0.5 kB a site and round" in told  # 3 (32 + 16) + 256 + 3 * 24
+    assert main(["check", SMOKE]) == 0
+    assert "encoder" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("edits", "line"),
+    [
+        (["memory.policy=selective-global"], "selective-global compares with other sites: it needs the index (index.on: true)"),
+        (
+            ["strategy.weigh=uniqueness"],
+            "strategy.weigh: uniqueness is what the index measures; switch it on with index.on: true",
+        ),
+        (["memory.total=4"], "memory.total: 4 is too little for 3 sites of at least 2 (index.floor)"),
+        (["index.evcit=true"], "index.evcit: unknown key; did you mean 'evict'?"),
+        (["memory.group_by=scanner"], "memory.group_by: Input should be 'none', 'class' or 'domain'"),
+        (["memory.policy=bregman", "memory.args={keep: middle}"], "memory.args: bregman: keep"),
+    ],
+)
+def test_a_mistake_about_the_index_or_a_policy_gets_one_line(capsys, edits, line):
+    assert main(["check", SMOKE, *(word for edit in edits for word in ("--set", edit))]) == 2
+    told = capsys.readouterr().err
+    assert line in told and told.count("\n") == 1
