@@ -11,11 +11,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from configs.plain import parse, read
-from configs.schema import Memory, Model, Run, SiteFile
+from configs.schema import Memory, Model, Run, SiteFile, Strategy
 
 PRESETS = Path(__file__).parent / "strategies.yaml"
 LONGEST_CHAIN = 8
-DEFAULTS: dict[str, BaseModel] = {"model": Model(), "memory": Memory()}
+DEFAULTS: dict[str, BaseModel] = {"model": Model(), "memory": Memory(), "strategy": Strategy()}
 
 
 def cache_root() -> Path:
@@ -108,10 +108,10 @@ def _read_chain(path: Path, named: bool = True) -> dict[str, Any]:
 def _lay_over(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Merge mappings key by key; anything else replaces. A null removes a mapping's entry, so a variant can drop a site.
 
-    `args` belong to the network or policy beside them: they are replaced whole.
+    `args` belong to the network, policy or merge beside them: they are replaced whole.
     """
     for key, value in layer.items():
-        if isinstance(value, Mapping) and key != "args":
+        if isinstance(value, Mapping) and key not in ("args", "merge_args"):
             _lay_over(_branch(tree, key), value)
         elif value is None and isinstance(tree.get(key), dict):
             del tree[key]
@@ -120,14 +120,14 @@ def _lay_over(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 
 def _drop_orphans(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Drop inherited `args` where a layer chooses another network or policy than the one that they belong to."""
-    for section, key in (("model", "network"), ("memory", "policy")):
+    """Drop inherited `args` where a layer chooses another network, policy or merge than the one that they belong to."""
+    for section, key, args in (("model", "network", "args"), ("memory", "policy", "args"), ("strategy", "merge", "merge_args")):
         below, above = tree.get(section), layer.get(section)
         if not isinstance(below, dict) or not isinstance(above, Mapping):
             continue
         before = below.get(key, getattr(DEFAULTS[section], key))
         if above.get(key, before) != before:
-            below.pop("args", None)
+            below.pop(args, None)
 
 
 def _branch(tree: dict[str, Any], key: str) -> dict[str, Any]:

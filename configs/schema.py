@@ -110,6 +110,8 @@ class Strategy(Strict):
 
     merge: str = "average"
     """A name in strategies.MERGES."""
+    merge_args: dict[str, Any] = Field(default_factory=dict)
+    """The merge's own settings, e.g. {beta: 0.9}."""
     weigh: str = "draws"
     """A name in strategies.WEIGHS."""
     share: str = "all"

@@ -43,7 +43,7 @@ def conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
         federation = checkpoint.load(folder) or _begin(run, record)
         record.cut(federation.record)
         schedule = make_schedule(run.arrivals, list(run.sites))
-        strategy = make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share)
+        strategy = make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share, run.strategy.merge_args)
         remembered = Remembered(run.index, run.memory)
         if federation.index[0]:
             remembered.restore(*federation.index)

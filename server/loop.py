@@ -151,7 +151,7 @@ class Loop:
         clock = time.perf_counter()
         draws = sum(reply.draws for reply in replies.values())
         updates = spool.updates(self.remembered.uniqueness(replies))
-        state = self.strategy.merge(federation.state, updates) if draws else federation.state
+        state = self.strategy.merge(federation.state, updates, federation.roles, classes) if draws else federation.state
         held = federation.held | {site: int(reply.rows[0]["memory"]) for site, reply in replies.items()}
         sent = size(shared) * len(orders) + sum(told.values())
         cost = {"draws": draws, "bytes_down": sent, "bytes_up": sum(spool.bytes_up.values())}
@@ -174,7 +174,8 @@ class Loop:
         """If a stage is under way it ends here: R gains a row."""
         if federation.stage is None:
             return federation, []
-        federation, rows = self.evaluate(federation, federation.stage, last)
+        federation = replace(federation, state=self.strategy.end_stage(federation.state, federation.roles))
+        federation, rows = self.evaluate(federation, federation.stage or "", last)
         return replace(federation, stage=None), rows
 
     def evaluate(self, federation: Federation, stage: str, last: bool = False) -> tuple[Federation, CaseRows]:

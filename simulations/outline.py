@@ -21,7 +21,7 @@ def print_plan(plan: Plan, run: Run, console: Console) -> None:
         classes = escape(", ".join(site.classes))
         table.add_row(escape(site.name), str(site.rounds[0]), spans(site.rounds), *numbers, classes)
     console.print(table)
-    strategy = " · ".join(run.strategy.model_dump().values())
+    strategy = " · ".join(value for value in run.strategy.model_dump().values() if isinstance(value, str))
     steps = sum(site.steps for site in plan.sites)
     facts = {
         "stages": f"{len(plan.stages)} in {plan.rounds} rounds: {' → '.join(plan.stages)}",

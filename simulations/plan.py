@@ -14,7 +14,7 @@ from configs.schema import Run
 from memory import make_policy
 from memory.policy import needs
 from server.arrivals import make_schedule
-from strategies import make_strategy
+from strategies import Strategy, make_strategy
 from wire import size
 
 
@@ -50,7 +50,7 @@ def check_names(run: Run) -> None:
     policy = make_policy(run.memory.policy, run.memory.args, run.memory.group_by, run.memory.new_share)
     if needs(policy) & {"sketch", "uniqueness", "leverage"} and not run.index.on:
         raise ValueError(f"memory.policy: {run.memory.policy} compares with other sites: it needs the index (index.on: true)")
-    make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share)
+    _strategy(run)
     make_objective(run.strategy.objective)
     if run.model.network not in model.NETWORKS:
         raise ValueError(f"model.network: there is no {run.model.network!r}; {nearest(run.model.network, model.NETWORKS)}")
@@ -63,6 +63,10 @@ def check_names(run: Run) -> None:
             pick_device(site.device)
         except ValueError as error:
             raise ValueError(f"sites.{name}.device: {error}") from None
+
+
+def _strategy(run: Run) -> Strategy:
+    return make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share, run.strategy.merge_args)
 
 
 def prepare_all(run: Run, said: Callable[[str, int, int], None] = lambda site, done, of: None) -> dict[str, SiteCases]:
@@ -98,6 +102,7 @@ def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
     for site in sites:
         if not site.rounds:
             raise ValueError(f"sites.{site.name}: is never present in the run's {schedule.rounds} rounds")
+    _check_presence(run, sites)
     if not any(site.tests for site in sites):
         key = f"split.{run.evaluate.on}"
         raise ValueError(f"evaluate.on: no site has a {run.evaluate.on} case; set data.{key} (or sites.<site>.{key}) above 0")
@@ -112,6 +117,19 @@ def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
     total = size(weights) * (2 * trained + evaluated) + trained * index_bytes(run, len(sites))
     parameters = sum(tensor.size for tensor in weights.values())
     return Plan(tuple(sites), classes, schedule.rounds, stages, parameters, size(weights), total)
+
+
+def _check_presence(run: Run, sites: list[SitePlan]) -> None:
+    """Raises ValueError if the merge is asked to do with fewer sites than it works with."""
+    rule = _strategy(run).merge_rule
+    learning = [site for site in sites if site.cases]
+    for number in sorted({round for site in learning for round in site.rounds}):
+        there = sum(1 for site in learning if number in site.rounds)
+        if there < rule.min_present:
+            raise ValueError(
+                f"strategy.merge: {run.strategy.merge} needs at least {rule.min_present} sites at once, "
+                f"and in round {number} there {'is' if there == 1 else 'are'} {there} (arrivals says who is there)"
+            )
 
 
 def index_bytes(run: Run, sites: int) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from strategies.base import State, Update, Weigh, average
+from strategies.base import State, Update, Weigh, average, together
 
 
 @dataclass(frozen=True)
@@ -12,10 +12,7 @@ class Average:
     """The weighted mean of the updates (McMahan et al., 2017, arXiv:1602.05629)."""
 
     min_present: ClassVar[int] = 1
-
-    def turns(self, present: list[str]) -> list[list[str]]:
-        """All sites at once."""
-        return [present]
+    turns = staticmethod(together)
 
     def merge(self, state: State, updates: Iterable[Update], weigh: Weigh) -> State:
         """The mean becomes the model; nothing else is remembered."""

@@ -53,6 +53,11 @@ class Merge(Protocol):
         """The next state. Updates come in site order, one in memory at a time."""
 
 
+def together(present: list[str]) -> list[list[str]]:
+    """All sites at once."""
+    return [present]
+
+
 def average(updates: Iterable[Update], weigh: Weigh) -> Weights:
     """Weighted mean of the updates, summed in float64 in the order given, returned in each tensor's own dtype.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.load import load_run
-from strategies import MERGES, SHARES, WEIGHS, _find, make_strategy
+from strategies import MERGES, SHARES, WEIGHS, Strategy, _find, make_strategy
 from strategies.base import State, Update, average
 from strategies.weighs import draws, equal
 
@@ -81,20 +81,74 @@ def test_a_merge_asks_each_present_site_once_a_round(name):
     assert rule.merge_rule.min_present >= 1
 
 
+def many(rule: Strategy) -> list[str]:
+    """As many sites as the merge needs, two at least."""
+    return [f"s{i:02d}" for i in range(max(2, rule.merge_rule.min_present))]
+
+
+def through_a_round(
+    rule: Strategy, state: State, updates: Sequence[Update], roles: dict[str, str], classes: Sequence[str]
+) -> State:
+    for turn in rule.turns(update.site for update in updates):
+        state = rule.merge(state, (each for each in updates if each.site in turn), roles, classes)
+    return state
+
+
 @pytest.mark.parametrize("name", MERGES)
 def test_a_merge_is_a_value_of_the_same_tensors(name):
     state = State({"w": np.array([1.0, 2.0], np.float32)})
-    updates = [update("a", [2, 2], 1), update("b", [4, 0], 1)]
     rule = make_strategy(name, "draws", "all")
-    merged, again = rule.merge(state, iter(updates)), rule.merge(state, iter(updates))
+    updates = [update(site, [2 + i, 2 - i], 1) for i, site in enumerate(many(rule))]
+    merged, again = (through_a_round(rule, state, updates, {}, ()) for _ in range(2))
     assert merged.weights["w"].tobytes() == again.weights["w"].tobytes()
     assert {n: (t.shape, t.dtype) for n, t in merged.weights.items()} == {"w": ((2,), np.float32)}
-    assert (merged.step, state.step, state.weights["w"].tolist()) == (1, 0, [1.0, 2.0])
+    assert (merged.step, state.step, state.weights["w"].tolist()) == (len(rule.turns(many(rule))), 0, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_a_row_that_nobody_present_annotates_stays_bit_for_bit_under_every_merge(name):
+    """Three rounds: all classes taught, then liver alone, so that momentum has something to carry on."""
+    rule, roles, classes = make_strategy(name, "draws", "all"), {"w": "body", "head": "head"}, ("liver", "spleen")
+    rng, state = np.random.default_rng(1), State({"w": np.ones(3, np.float32), "head": np.ones((2, 4), np.float32)})
+
+    def taught(annotated: frozenset[str]) -> list[Update]:
+        tensors = [
+            {"w": rng.normal(size=3).astype(np.float32), "head": rng.normal(size=(2, 4)).astype(np.float32)} for _ in many(rule)
+        ]
+        return [Update(site, weights, {}, 2, 1.0, annotated, 1) for site, weights in zip(many(rule), tensors, strict=True)]
+
+    first = through_a_round(rule, state, taught(frozenset(classes)), roles, classes)
+    before, after = first, first
+    for _ in range(2):
+        after = through_a_round(rule, after, taught(frozenset({"liver"})), roles, classes)
+    assert after.weights["head"][1].tobytes() == before.weights["head"][1].tobytes()
+    assert after.weights["head"][0].tobytes() != before.weights["head"][0].tobytes()
+    for slot, tensors in before.slots.items():
+        if "head" in tensors:
+            assert after.slots[slot]["head"][1].tobytes() == tensors["head"][1].tobytes(), slot
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_a_head_grows_by_a_row_under_every_merge(name):
+    """The old rows go on as they would have; the new one is what the sites made of it."""
+    rule, roles = make_strategy(name, "draws", "all"), {"head": "head"}
+
+    def updates(rows: int) -> list[Update]:
+        head = np.arange(2.0 * rows, dtype=np.float32).reshape(rows, 2)
+        return [Update(site, {"head": head}, {}, 2, 1.0, frozenset({"liver", "spleen"}), 1) for site in many(rule)]
+
+    state = through_a_round(rule, State({"head": np.zeros((1, 2), np.float32)}), updates(1), roles, ("liver",))
+    narrow = through_a_round(rule, state, updates(1), roles, ("liver",))
+    wide = through_a_round(rule, state, updates(2), roles, ("liver", "spleen"))
+    assert wide.weights["head"][:1].tobytes() == narrow.weights["head"].tobytes()
+    assert wide.weights["head"][1].tolist() == [2.0, 3.0]
+    ended = rule.end_stage(rule.end_stage(state, roles), roles)
+    assert ended.weights["head"].shape == (1, 2)
 
 
 def test_the_average_of_one_update_is_that_update_and_slots_live_on():
     state = State({"w": np.zeros(2, np.float32)}, {"anchor": {"w": np.ones(2)}}, 4)
-    merged = make_strategy("average", "draws", "all").merge(state, [update("a", [0.1, -7], 3)])
+    merged = make_strategy("average", "draws", "all").merge(state, [update("a", [0.1, -7], 3)], {}, ())
     assert merged.weights["w"].tobytes() == np.array([0.1, -7], np.float32).tobytes()
     assert (merged.slots["anchor"]["w"].tolist(), merged.step) == ([1, 1], 5)
 
@@ -129,5 +183,5 @@ def test_every_preset_can_be_made(tmp_path):
     for name, choices in yaml.safe_load(PRESETS.read_text()).items():
         (tmp_path / "run.yaml").write_text(f"strategy: {name}\n")
         strategy = load_run(tmp_path / "run.yaml").strategy
-        assert strategy.model_dump() == choices
-        make_strategy(strategy.merge, strategy.weigh, strategy.share)
+        assert strategy.model_dump() == {"merge_args": {}, **choices}
+        make_strategy(strategy.merge, strategy.weigh, strategy.share, strategy.merge_args)

@@ -1,0 +1,179 @@
+"""Merges borrowed from Flower by name: the median, the trimmed mean, Krum, Multi-Krum and Bulyan.
+
+Flower's own classes do the arithmetic. They need all updates in memory at once, and get them in float64: Krum's distances
+are |a|^2 + |b|^2 - 2ab, which in float32 (or float16) is rounding noise for updates that lie close to each other.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+from flwr.app import DEFAULT_TTL, Array, ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
+from flwr.serverapp.strategy import Bulyan as FlowerBulyan
+from flwr.serverapp.strategy import FedMedian, FedTrimmedAvg
+from flwr.serverapp.strategy import Krum as FlowerKrum
+from flwr.serverapp.strategy import MultiKrum as FlowerMultiKrum
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from strategies.base import State, Update, Weigh, together
+
+
+class Borrowed:
+    """Hands the updates to a strategy of Flower's; one without weight is left out."""
+
+    turns = staticmethod(together)
+
+    @property
+    def min_present(self) -> int:
+        """The fewest sites with which the merge means anything."""
+        raise NotImplementedError
+
+    def flower(self, present: int) -> FlowerStrategy:
+        """Flower's strategy for so many updates."""
+        raise NotImplementedError
+
+    def merge(self, state: State, updates: Iterable[Update], weigh: Weigh) -> State:
+        """What Flower makes of the updates becomes the model; nothing else is remembered.
+
+        Raises:
+            ValueError: fewer than `min_present` updates have any weight, or they do not hold the same tensors.
+        """
+        replies: list[Message] = []
+        first: Update | None = None
+        for update in updates:
+            weight = float(weigh(update))
+            if weight <= 0:
+                continue
+            first = first or update
+            _same_tensors(first, update)
+            replies.append(_reply(update, weight))
+        if first is None or len(replies) < self.min_present:
+            raise ValueError(f"{self} needs the updates of {self.min_present} sites, and {len(replies)} trained in this turn")
+        arrays, _ = self.flower(len(replies)).aggregate_train(first.round, replies)
+        weights = {name: arrays[name].numpy().astype(tensor.dtype) for name, tensor in first.weights.items()}
+        return State(weights, state.slots, state.step + 1)
+
+
+@dataclass(frozen=True)
+class Median(Borrowed):
+    """The median of each number (Yin et al., 2018, arXiv:1803.01498); weights do not matter, but 0 leaves out."""
+
+    @property
+    def min_present(self) -> int:
+        """Of two, the median is the mean."""
+        return 3
+
+    def flower(self, present: int) -> FlowerStrategy:
+        """FedMedian."""
+        return FedMedian()
+
+
+@dataclass(frozen=True)
+class Trimmed(Borrowed):
+    """The mean of each number without its extremes (Yin et al., 2018); weights do not matter, but 0 leaves out."""
+
+    beta: float = 0.2
+    """Share of the updates that is cut off at either end, rounded down to whole updates."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < 0.5:
+            raise ValueError(f"beta must be above 0 and below .5, not {self.beta!r}")
+
+    @property
+    def min_present(self) -> int:
+        """From here on, something is cut off."""
+        return next(n for n in count(int(1 / self.beta)) if int(self.beta * n) >= 1)
+
+    def flower(self, present: int) -> FlowerStrategy:
+        """FedTrimmedAvg."""
+        return FedTrimmedAvg(beta=self.beta)
+
+
+@dataclass(frozen=True)
+class Krum(Borrowed):
+    """The one update that lies closest to its neighbours (Blanchard et al., 2017, arXiv:1703.02757)."""
+
+    malicious: int = 1
+    """How many sites may send anything at all, together if they like."""
+
+    def __post_init__(self) -> None:
+        _whole("malicious", self.malicious, 0)
+
+    @property
+    def min_present(self) -> int:
+        """The paper's 2f + 3: with fewer, f sites that send the same are each other's closest neighbours, and win."""
+        return 2 * self.malicious + 3
+
+    def flower(self, present: int) -> FlowerStrategy:
+        """Krum."""
+        return FlowerKrum(num_malicious_nodes=self.malicious)
+
+
+@dataclass(frozen=True)
+class MultiKrum(Borrowed):
+    """The weighted mean of the updates that lie closest to their neighbours (Blanchard et al., 2017)."""
+
+    malicious: int = 1
+    """How many sites may send anything at all, together if they like."""
+    keep: int | None = None
+    """How many updates go into the mean; none: all but `malicious`."""
+
+    def __post_init__(self) -> None:
+        _whole("malicious", self.malicious, 0)
+        if self.keep is not None:
+            _whole("keep", self.keep, 1)
+
+    @property
+    def min_present(self) -> int:
+        """As Krum, and enough that no malicious update has to be kept."""
+        return max(2 * self.malicious + 3, (self.keep or 0) + self.malicious)
+
+    def flower(self, present: int) -> FlowerStrategy:
+        """MultiKrum."""
+        keep = self.keep or present - self.malicious
+        return FlowerMultiKrum(num_malicious_nodes=self.malicious, num_nodes_to_select=keep)
+
+
+@dataclass(frozen=True)
+class Bulyan(Borrowed):
+    """Multi-Krum, then of each number the mean of those nearest to its median (El Mhamdi et al., 2018, arXiv:1802.07927).
+
+    Weights do not matter, but 0 leaves out.
+    """
+
+    malicious: int = 1
+    """How many sites may send anything at all, together if they like."""
+
+    def __post_init__(self) -> None:
+        _whole("malicious", self.malicious, 0)
+
+    @property
+    def min_present(self) -> int:
+        """The paper's 4f + 3."""
+        return 4 * self.malicious + 3
+
+    def flower(self, present: int) -> FlowerStrategy:
+        """Bulyan."""
+        return FlowerBulyan(num_malicious_nodes=self.malicious)
+
+
+def _reply(update: Update, weight: float) -> Message:
+    # Flower says of `metadata` that it is internal: the one way to a Message in a process without an identity of Flower's.
+    metadata = Metadata(0, "", 0, 0, "", "", 0.0, DEFAULT_TTL, MessageType.TRAIN)
+    arrays = ArrayRecord({name: Array(np.asarray(tensor, np.float64)) for name, tensor in update.weights.items()})
+    weights = MetricRecord({"num-examples": weight})  # the name by which Flower's strategies weigh
+    return Message(content=RecordDict({"arrays": arrays, "metrics": weights}), metadata=metadata)
+
+
+def _same_tensors(first: Update, update: Update) -> None:
+    if odd := sorted(first.weights.keys() ^ update.weights.keys()):
+        raise ValueError(f"the update of site {update.site!r} does not hold the same tensors as the others: {odd[0]}")
+    for name, tensor in first.weights.items():
+        if update.weights[name].shape != tensor.shape:
+            raise ValueError(f"site {update.site!r} sent {name} as {update.weights[name].shape}, the others as {tensor.shape}")
+
+
+def _whole(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number from {least}, not {value!r}")
