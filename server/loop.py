@@ -14,7 +14,7 @@ from server.federation import Federation, Known
 from server.metrics import START, site_dice
 from server.record import Record
 from server.remembered import Remembered
-from server.replies import why_incomplete, why_unfit
+from server.replies import invalid, why_incomplete, why_unfit
 from server.sites import Sites
 from server.spool import Spool
 from strategies import Strategy
@@ -64,9 +64,13 @@ class Loop:
         federation = self.note_presence(federation, number, frozenset(present), new)
         learners = [site for site in sorted(present) if federation.known[site].cases]
         cost = {"draws": 0, "bytes_down": 0, "bytes_up": 0}
+        failed: list[Failure] = []
         for turn in self.strategy.turns(learners) if learners else ():
-            federation, spent = self.train(federation, number, turn)
+            federation, spent, failures = self.train(federation, number, turn)
+            failed += failures
             cost = {name: cost[name] + spent[name] for name in cost}
+        if learners and len(failed) == len(learners):
+            raise CannotContinue(f"no site answered in round {number} ({failed[0].site}: {failed[0].reason})")
         self.note_memory(federation, number)
         facts = {"present": sorted(present), **cost, "seconds": time.perf_counter() - clock}
         self.record.append("round", round=number, stage=federation.stage, **facts)
@@ -128,8 +132,8 @@ class Loop:
         if summary := self.remembered.summary(federation.live, self.remembered.quotas(federation.live)):
             self.record.append("index", round=number, **summary)
 
-    def train(self, federation: Federation, number: int, turn: list[str]) -> tuple[Federation, dict[str, int]]:
-        """A turn: orders out, updates into the spool as they come, one merge in site order."""
+    def train(self, federation: Federation, number: int, turn: list[str]) -> tuple[Federation, dict[str, int], list[Failure]]:
+        """A turn: orders out, updates into the spool as they come, one merge in site order; what it cost, who failed."""
         spool, shared, classes = Spool(self.folder), federation.state.weights, federation.classes
 
         def take(reply: Reply) -> Reply | Failure:
@@ -141,23 +145,32 @@ class Loop:
         orders = [replace(self.order(federation, site, "train", number), **words[site]) for site in turn]
         clock = time.perf_counter()
         replies, failures = self.ask(shared, orders, take)
-        if not replies:
-            raise CannotContinue(f"no site answered in round {number} ({failures[0].site}: {failures[0].reason})")
         federation = federation.spend("training", time.perf_counter() - clock)
         told = {order.site: told_bytes(order) for order in orders}
         for site, reply in replies.items():
             down = {"bytes_down": size(shared) + told[site], "bytes_coverage": told[site]}
             self.note_reply(federation, reply, number, down | {"bytes_up": spool.bytes_up[site]})
         clock = time.perf_counter()
-        draws = sum(reply.draws for reply in replies.values())
-        updates = spool.updates(self.remembered.uniqueness(replies))
-        state = self.strategy.merge(federation.state, updates, federation.roles, classes) if draws else federation.state
+        state = self.merged(federation, number, replies, spool)
         held = federation.held | {site: int(reply.rows[0]["memory"]) for site, reply in replies.items()}
         sent = size(shared) * len(orders) + sum(told.values())
+        draws = sum(reply.draws for reply in replies.values())
         cost = {"draws": draws, "bytes_down": sent, "bytes_up": sum(spool.bytes_up.values())}
         spool.close()
         federation = federation.spend("merging", time.perf_counter() - clock)
-        return replace(federation, state=state, held=held), cost
+        return replace(federation, state=state, held=held), cost, failures
+
+    def merged(self, federation: Federation, number: int, replies: dict[str, Reply], spool: Spool) -> State:
+        """The next state; as it was if nobody trained, or fewer sites than the merge works with."""
+        trained, needed = sum(1 for reply in replies.values() if reply.draws), self.strategy.merge_rule.min_present
+        if trained >= needed:
+            updates = spool.updates(self.remembered.uniqueness(replies))
+            return self.strategy.merge(federation.state, updates, federation.roles, federation.classes)
+        if trained:
+            reason = f"the merge needs the updates of {needed} sites and has {trained}: the model stays as it was"
+            facts = {"round": number, "site": "+".join(sorted(replies)), "task": "train", "kind": "refused", "reason": reason}
+            self.record.append("failure", **facts)
+        return federation.state
 
     def note_reply(self, federation: Federation, reply: Reply, number: int, cost: dict[str, int]) -> None:
         """A reply's facts into the record, its sketches into the index."""
@@ -233,8 +246,3 @@ class Loop:
         self.clock = clock
         checkpoint.save(self.folder, federation, self.run.keep)
         return federation.spend("saving", time.perf_counter() - clock)
-
-
-def invalid(reply: Reply, reason: str) -> Failure:
-    """What a reply that cannot be used becomes."""
-    return Failure(site=reply.site, round=reply.round, task=reply.task, kind="invalid", reason=reason)

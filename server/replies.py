@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from strategies.base import Weights
-from wire import EVICTED_KEYS, PRIVACY_KEYS, Reply
+from wire import EVICTED_KEYS, PRIVACY_KEYS, Failure, Reply
 
 RESERVED = {"event", "round", "site", "stage"}
 """What the server writes into the record beside a site's own words."""
@@ -123,3 +123,8 @@ def _why_odd(facts: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str | None:
         if name in facts and not check(facts[name]):
             return f"its {name!r} is {short(facts[name])}, not {words}"
     return None
+
+
+def invalid(reply: Reply, reason: str) -> Failure:
+    """What a reply that cannot be used becomes."""
+    return Failure(site=reply.site, round=reply.round, task=reply.task, kind="invalid", reason=reason)

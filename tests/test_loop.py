@@ -235,6 +235,24 @@ def test_a_failure_is_recorded_and_the_round_goes_on(tmp_path):
     assert table(tmp_path)[2:] == ["a,0.010000,", "b,0.050000,0.050000"]
 
 
+def test_weights_travel_from_site_to_site_and_past_one_that_fails(tmp_path):
+    cyclic = {"strategy": {"merge": "cyclic"}}
+    for folder in ("both", "one"):
+        (tmp_path / folder).mkdir()
+    conduct(FakeSites({"a": Fake(1), "b": Fake(4)}), fake_run(**cyclic), tmp_path / "both")
+    assert model(tmp_path / "both")[0]["body"] == [6.0, 6.0]  # a: 1; then a: 2, b: 2 + 4
+    failed = FakeSites({"a": Fake(1), "b": Fake(4)}, {("b", "train", 2): failing()})
+    conduct(failed, fake_run(**cyclic), tmp_path / "one")
+    assert model(tmp_path / "one")[0]["body"] == [2.0, 2.0]
+    assert rows(tmp_path / "one", "failure", "round", "site") == [(2, "b")]
+
+
+def test_an_anchored_run_ends_each_stage_in_the_mean_of_the_stages(tmp_path):
+    conduct(FakeSites({"a": Fake(2), "b": Fake(2)}), fake_run(strategy={"merge": "anchored"}), tmp_path)
+    assert table(tmp_path)[2:] == ["a,0.020000,0.020000", "b,0.030000,0.030000"]  # a: 2; b: 2 + 2 = 4, and (2 + 4) / 2 = 3
+    assert model(tmp_path)[0]["body"] == [3.0, 3.0]
+
+
 def test_if_all_fail_the_run_cannot_go_on_and_can_be_taken_up(tmp_path):
     sites = FakeSites({"a": Fake(), "b": Fake()}, {(site, "train", 2): failing() for site in "ab"})
     with pytest.raises(CannotContinue, match=r"no site answered in round 2 \(a: it rains\)"):
