@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from strategies.base import Weights
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of this file's fields; a site refuses an order of another version."""
 
 Task = Literal["hello", "init", "train", "evaluate", "leave"]

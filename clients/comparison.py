@@ -73,6 +73,8 @@ class Comparison:
                     ids[id].scores[name] = float(value)
         for id, sample in ids.items():
             sample.orphan = id in self.order.orphans
+            if "uniqueness" not in self.order.scores and sample.visits:
+                sample.uniqueness = 1.0  # what was true when it arrived need not be any more
 
     def told(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """The fields of the reply: ids, sketches and mean of what the site holds now."""

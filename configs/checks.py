@@ -22,15 +22,16 @@ def _budget_problems(run: "Run") -> Iterator[str]:
         if budget < run.train.batch:
             yield f"{where}: {budget} is smaller than the batch (train.batch: {run.train.batch}), so no batch could be drawn"
     for name, site in run.sites.items():
-        if site.budget and site.budget > run.memory.budget:
+        if site.budget and run.memory.total is None and site.budget > run.memory.budget:
             most = f"memory.budget: {run.memory.budget}"
             yield f"sites.{name}.budget: {site.budget} is more than the server asks any site to keep ({most})"
 
 
 def _index_problems(run: "Run") -> Iterator[str]:
-    total, needed = run.memory.total, run.index.floor * len(run.sites)
-    if total is not None and total < needed:
-        yield f"memory.total: {total} is too little for {len(run.sites)} sites of at least {run.index.floor} (index.floor)"
+    learning = sum(1 for site in run.sites.values() if site.learns)
+    total, needed = run.memory.total, run.index.floor * learning
+    if total is not None and total < needed and run.paradigm != "stream":
+        yield f"memory.total: {total} is too little for {learning} sites of at least {run.index.floor} (index.floor)"
     if not run.index.on and run.strategy.weigh == "uniqueness":
         yield "strategy.weigh: uniqueness is what the index measures; switch it on with index.on: true"
 

@@ -38,7 +38,7 @@ class Sketch(Strict):
     """Features of the round's global model, or of the model as it was drawn from the run's seed."""
     size: int = Field(64, ge=2)
     """E at most: numbers per sketch."""
-    noise: float | None = Field(None, gt=0)
+    noise: float | None = Field(None, ge=0.01)
     """Gaussian noise per sketch: its deviation over the largest distance of two sketches, 2; none: no noise, no privacy."""
     delta: float = Field(1e-5, gt=0, lt=1)
     """Of the (epsilon, delta) that the noise buys, shown per upload and in total."""

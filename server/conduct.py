@@ -44,7 +44,7 @@ def conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
         record.cut(federation.record)
         schedule = make_schedule(run.arrivals, list(run.sites))
         strategy = make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share, run.strategy.merge_args)
-        remembered = Remembered(run.index, run.memory)
+        remembered = Remembered(run.index, run.memory, run.sketch.size)
         if federation.index[0]:
             remembered.restore(*federation.index)
         loop = Loop(run, folder, sites, schedule, strategy, record, remembered, _given_weights(run), began)

@@ -54,8 +54,8 @@ class Federation:
 
     @property
     def live(self) -> list[str]:
-        """Sites that have come and not left for good, whether present or paused."""
-        return [site for site in self.arrived if site not in self.left]
+        """Sites that learn, have come and not left for good, whether present or paused: those that have a memory."""
+        return [site for site in self.arrived if site not in self.left and self.known[site].cases]
 
     def spend(self, phase: str, seconds: float) -> Self:
         """The time account with a phase's seconds added."""

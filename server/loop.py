@@ -71,7 +71,8 @@ class Loop:
             cost = {name: cost[name] + spent[name] for name in cost}
         if learners and len(failed) == len(learners):
             raise CannotContinue(f"no site answered in round {number} ({failed[0].site}: {failed[0].reason})")
-        self.note_memory(federation, number)
+        if summary := self.remembered.summary(federation.live, federation.held):
+            self.record.append("index", round=number, **summary)
         facts = {"present": sorted(present), **cost, "seconds": time.perf_counter() - clock}
         self.record.append("round", round=number, stage=federation.stage, **facts)
         return replace(federation, round=number)
@@ -127,11 +128,6 @@ class Loop:
         self.remembered.depart(sorted(gone - federation.left))
         return replace(federation, present=present, left=federation.left | gone, stage=stage)
 
-    def note_memory(self, federation: Federation, number: int) -> None:
-        """What the federation's memories hold, and how much of it is unique."""
-        if summary := self.remembered.summary(federation.live, self.remembered.quotas(federation.live)):
-            self.record.append("index", round=number, **summary)
-
     def train(self, federation: Federation, number: int, turn: list[str]) -> tuple[Federation, dict[str, int], list[Failure]]:
         """A turn: orders out, updates into the spool as they come, one merge in site order; what it cost, who failed."""
         spool, shared, classes = Spool(self.folder), federation.state.weights, federation.classes
@@ -149,13 +145,17 @@ class Loop:
         told = {order.site: told_bytes(order) for order in orders}
         for site, reply in replies.items():
             down = {"bytes_down": size(shared) + told[site], "bytes_coverage": told[site]}
-            self.note_reply(federation, reply, number, down | {"bytes_up": spool.bytes_up[site]})
+            self.note_reply(federation, reply, number, down | {"bytes_up": spool.bytes_up[site] + sketch_bytes(reply)})
         clock = time.perf_counter()
         state = self.merged(federation, number, replies, spool)
         held = federation.held | {site: int(reply.rows[0]["memory"]) for site, reply in replies.items()}
         sent = size(shared) * len(orders) + sum(told.values())
         draws = sum(reply.draws for reply in replies.values())
-        cost = {"draws": draws, "bytes_down": sent, "bytes_up": sum(spool.bytes_up.values())}
+        cost = {
+            "draws": draws,
+            "bytes_down": sent,
+            "bytes_up": sum(spool.bytes_up.values()) + sum(map(sketch_bytes, replies.values())),
+        }
         spool.close()
         federation = federation.spend("merging", time.perf_counter() - clock)
         return replace(federation, state=state, held=held), cost, failures

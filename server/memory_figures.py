@@ -129,9 +129,9 @@ def quotas_over_rounds(indexes: Sequence[Row], tints: Colours) -> Figure:
 
 
 def traffic(row: Row) -> dict[str, int]:
-    """Bytes of a site and round by kind, as in `TRAFFIC`; what is said of the index is part of `bytes_down`."""
+    """Bytes of a site and round by kind, as in `TRAFFIC`; what is said of the index is part of down and up."""
     down, up, told, sketches = (row.get(f"bytes_{key}") or 0 for key in ("down", "up", "coverage", "sketches"))
-    return dict(zip(TRAFFIC, (down - told, up, told, sketches), strict=True))
+    return dict(zip(TRAFFIC, (down - told, up - sketches, told, sketches), strict=True))
 
 
 def traffic_over_rounds(trains: Sequence[Row]) -> Figure:

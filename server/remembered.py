@@ -21,12 +21,16 @@ LARGEST_MEAN = 1.001
 class Remembered:
     """The index, the federation's mean, and the uses that the config switches on."""
 
-    def __init__(self, index: Index, memory: Memory) -> None:
-        self.recipe, self.memory = index, memory
+    def __init__(self, index: Index, memory: Memory, size: int) -> None:
+        self.recipe, self.memory, self.size = index, memory, size
         self.index = UniquenessIndex(index.duplicate, index.departed)
         self._means: dict[str, tuple[int, NDArray[np.float64]]] = {}
         self._over: set[str] = set()
         """Sites whose stream is over."""
+        self._asked: dict[str, int] = {}
+        """Quotas in the orders that are out."""
+        self._centred = False
+        """Whether those orders said where to centre."""
 
     # What a site is told ------------------------------------------------------------------------------------------------
 
@@ -35,9 +39,9 @@ class Remembered:
         total = self.memory.total
         if total is None:
             return dict.fromkeys(live, self.memory.budget)
-        if self.recipe.on and self.recipe.quotas and live:
-            return self._by_uniqueness(live, total)
-        return evenly(live, total)
+        by_uniqueness = self.recipe.on and self.recipe.quotas and len(live) > 0
+        shares = self._by_uniqueness(live, total) if by_uniqueness else evenly(live, total)
+        return {site: max(1, share) for site, share in shares.items()}  # a site that learns needs a sample to learn from
 
     def _by_uniqueness(self, live: Sequence[str], total: int) -> dict[str, int]:
         """Shares of the total; a site whose stream is over cannot fill more than it holds, so the others get what is left."""
@@ -46,7 +50,7 @@ class Remembered:
             rest = total - sum(fixed.values())
             shares = self.index.quotas(open_ended, rest, min(self.recipe.floor, rest // len(open_ended)))
             held = {site: self.index.count(site) for site in open_ended if site in self._over}
-            full = {site: count for site, count in held.items() if count < shares[site]}
+            full = {site: count for site, count in held.items() if 0 < count < shares[site]}
             if not full or len(full) == len(open_ended):
                 return shares | fixed
             fixed |= full
@@ -62,6 +66,7 @@ class Remembered:
     def words(self, live: Sequence[str], asked: Sequence[str], replay_steps: int) -> dict[str, dict[str, Any]]:
         """{site: the fields of its order that speak of its memory}."""
         quotas, replays = self.quotas(live), self.replays(asked, replay_steps)
+        self._asked, self._centred = {site: quotas[site] for site in asked}, self._mu() is not None
         return {site: {"quota": quotas[site], "replay": replays.get(site), **self._uniqueness_of(site)} for site in asked}
 
     def _uniqueness_of(self, site: str) -> dict[str, Any]:
@@ -95,19 +100,32 @@ class Remembered:
         if not self.recipe.on:
             return None
         if reply.sketches_NE is None:
-            return None if not reply.rows[0]["memory"] else "it sent no sketches"
-        if problem := self.index.add(reply.site, reply.ids, reply.sketches_NE, reply.round):
-            return problem
-        if problem := self._why_no_mean(reply.mean_E, reply.sketches_NE.shape[1]):
-            return problem
+            if reply.rows[0]["memory"]:
+                return "it sent no sketches"
+            self.index.add(reply.site, (), np.zeros((0, self.size), np.int8), reply.round)
+            return None
+        return self._why_no_sketches(reply) or self._why_no_mean(reply) or self._keep(reply)
+
+    def _why_no_sketches(self, reply: Reply) -> str | None:
+        numbers = [int(length) for length in getattr(reply.sketches_NE, "shape", ())][1:]
+        if numbers and numbers[0] > self.size:
+            return f"its sketches have {numbers[0]} numbers; sketch.size is {self.size}"
+        quota = self._asked.get(reply.site, 0)
+        return f"it sent {len(reply.ids)} sketches, and may keep {quota} samples" if len(reply.ids) > quota else None
+
+    def _keep(self, reply: Reply) -> str | None:
+        """The mean, and the sketches if all were centred alike: in a run's first round each site used its own mean."""
         if len(reply.ids):
             self._means[reply.site] = (len(reply.ids), np.asarray(reply.mean_E, np.float64))
-        return None
+        if not self._centred:
+            return None
+        return self.index.add(reply.site, reply.ids, np.asarray(reply.sketches_NE), reply.round)
 
-    def _why_no_mean(self, mean_E: NDArray | None, size: int) -> str | None:
-        if mean_E is None or mean_E.shape != (size,) or mean_E.dtype != np.float32:
+    def _why_no_mean(self, reply: Reply) -> str | None:
+        mean_E, wanted = reply.mean_E, getattr(reply.sketches_NE, "shape", ())[1:]
+        if mean_E is None or mean_E.shape != wanted or mean_E.dtype != np.float32:
             found = "missing" if mean_E is None else f"{mean_E.dtype} {list(mean_E.shape)}"
-            return f"the mean feature is {found}, not float32 [{size}]"
+            return f"the mean feature is {found}, not float32 {list(wanted)}"
         if not np.isfinite(mean_E).all() or float(np.linalg.norm(mean_E)) > LARGEST_MEAN:
             return "the mean feature is no mean of unit vectors"
         return None
@@ -137,19 +155,19 @@ class Remembered:
             rows.append({**gone, "where": where, "where_id": where_id, "where_similarity": _rounded(cosine)})
         return rows
 
-    def summary(self, live: Sequence[str], quotas: Mapping[str, int]) -> dict[str, Any] | None:
-        """The record's row of a round; None without an index."""
+    def summary(self, live: Sequence[str], held: Mapping[str, int]) -> dict[str, Any] | None:
+        """The record's row of a round; None without an index. What was not compared yet counts as unique."""
         if not self.recipe.on:
             return None
-        scores = {site: self.index.score(site) for site in sorted(live)}
-        all_N = [value for values in scores.values() for value in values.values()]
+        scores = {site: list(self.index.score(site).values()) or [1.0] * held.get(site, 0) for site in sorted(live)}
+        all_N = [value for values in scores.values() for value in values]
         return {
             "held": {site: len(values) for site, values in scores.items()},
-            "effective": {site: _rounded(sum(values.values())) for site, values in scores.items()},
+            "effective": {site: _rounded(sum(values)) for site, values in scores.items()},
             "duplicates": self.index.duplicates(),
             "quantiles": [_rounded(float(np.quantile(all_N, q))) for q in (0.1, 0.5, 0.9)] if all_N else [],
             "orphans": {site: len(self.index.orphans(site)) for site in sorted(live)},
-            "quotas": dict(sorted(quotas.items())),
+            "quotas": dict(sorted(self.quotas(live).items())),
         }
 
     # Between rounds -------------------------------------------------------------------------------------------------------

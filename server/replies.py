@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from strategies.base import Weights
-from wire import EVICTED_KEYS, PRIVACY_KEYS, Failure, Reply
+from wire import EVICTED_KEYS, PRIVACY_KEYS, ROW_KEYS, Failure, Reply
 
 RESERVED = {"event", "round", "site", "stage"}
 """What the server writes into the record beside a site's own words."""
@@ -66,7 +66,7 @@ ENVELOPE: dict[str, Kind] = {
 ROWS: dict[str, dict[str, Kind]] = {
     "hello": {"tests": WHOLE},
     "train": {
-        **dict.fromkeys(("memory", "budget", "steps", "dropped", "new_cases", "stream_left"), WHOLE),
+        **dict.fromkeys(("memory", "budget", "steps", "planned", "dropped", "new_cases", "stream_left"), WHOLE),
         **dict.fromkeys(("loss_sum", "loss_weight", "seconds"), NUMBER),
         **dict.fromkeys(("memory_classes", "memory_domains"), COUNTS),
         "memory_arrived": ("a list of whole numbers", _each(_is_whole)),
@@ -115,6 +115,8 @@ def _why_no_row(row: Any, task: str) -> str | None:
         return f"its rows do not say {missing[0]!r}"
     if taken := sorted(RESERVED & set(row)):
         return f"its rows say {taken[0]!r}, which is the server's to say"
+    if odd := sorted(set(row) - ROW_KEYS[task]):  # type: ignore[index]  # a task that was asked
+        return f"its rows say {short(odd[0])}, which wire.py does not list"
     return _why_odd(row, ROWS.get(task, {}))
 
 

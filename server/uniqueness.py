@@ -76,7 +76,7 @@ class UniquenessIndex:
         self._forget()
         self._arrange()
         waiting = self._orphans.waiting()
-        if not waiting or self._near is None:
+        if not waiting or self._near is None or not self._held.count:
             return
         for orphan, slot in zip(waiting, self._closest(self._orphans.rows(waiting))[0].tolist(), strict=True):
             if slot >= 0:

@@ -15,6 +15,11 @@ MERGES = {
     "yogi": "strategies.steps:Yogi",
     "cyclic": "strategies.cyclic:Cyclic",
     "anchored": "strategies.anchored:Anchored",
+    "median": "strategies.borrowed:Median",
+    "trimmed": "strategies.borrowed:Trimmed",
+    "krum": "strategies.borrowed:Krum",
+    "multikrum": "strategies.borrowed:MultiKrum",
+    "bulyan": "strategies.borrowed:Bulyan",
 }
 WEIGHS = {"draws": "strategies.weighs:draws", "equal": "strategies.weighs:equal", "uniqueness": "strategies.weighs:uniqueness"}
 SHARES = {"all": "strategies.shares:everything"}

@@ -2,6 +2,9 @@
 
 from strategies.base import Update
 
+LEAST = 1e-3
+"""Uniqueness of a site all of whose samples others hold too: what it trained on still counts."""
+
 
 def draws(update: Update) -> float:
     """By what the site trained on, replay included: the federated-averaging weight of a stream."""
@@ -14,5 +17,5 @@ def equal(update: Update) -> float:
 
 
 def uniqueness(update: Update) -> float:
-    """By what the site trained on, discounted where it remembers what other sites remember too."""
-    return update.draws * update.uniqueness
+    """By what the site trained on, discounted where it remembers what other sites remember too; never to nothing."""
+    return update.draws * max(update.uniqueness, LEAST)

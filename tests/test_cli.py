@@ -302,3 +302,10 @@ def test_a_mistake_about_the_index_or_a_policy_gets_one_line(capsys, edits, line
     assert main(["check", SMOKE, *(word for edit in edits for word in ("--set", edit))]) == 2
     told = capsys.readouterr().err
     assert line in told and told.count("\n") == 1
+
+
+def test_a_merge_that_needs_more_sites_than_the_schedule_brings_is_refused(capsys):
+    assert main(["check", SMOKE, "--set", "strategy=krum"]) == 2
+    told = capsys.readouterr().err
+    assert "strategy.merge: krum needs at least 5 sites at once, and in round 1 there is 1 (arrivals says who is there)" in told
+    assert main(["check", SMOKE, "--set", "strategy=cyclic"]) == 0

@@ -30,6 +30,8 @@ def test_held_samples_get_the_servers_word_and_keep_the_last_if_it_says_none():
     compared(scores=scores, orphans=frozenset({"id-old"})).look([old, other], [])
     assert (old.uniqueness, old.scores, old.orphan) == (0.25, {"leverage": 0.75}, True)
     assert (other.uniqueness, other.orphan) == (0.4, False)
+    compared().look([old], [])  # a server that says nothing of uniqueness: what it once said need not hold any more
+    assert old.uniqueness == 1.0
     assert old.sketch.tolist() == [127, 0, 0] and old.sketch.dtype == np.int8
 
 

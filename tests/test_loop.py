@@ -335,9 +335,14 @@ def test_a_site_cannot_write_the_servers_words(tmp_path, task, word):
 
 
 def test_a_site_cannot_count_for_the_server(tmp_path):
-    lying = told(draws=99, bytes_up=0, self="me")
-    conduct(FakeSites({"a": Fake(), "b": Fake()}, {("a", "train", 1): lying}), fake_run(), tmp_path)
-    assert rows(tmp_path, "train", "site", "draws", "bytes_up")[0] == ("a", 1, 12)
+    """What the server writes itself no site can say, nor anything else that wire.py does not list."""
+    lying = {("a", "train", 2): told(bytes_up=0), ("a", "train", 3): told(draws=99)}
+    conduct(FakeSites({"a": Fake(), "b": Fake()}, lying), fake_run(arrivals={"rounds": 4}), tmp_path)
+    assert rows(tmp_path, "failure", "round", "site", "reason") == [
+        (2, "a", "its rows say 'bytes_up', which wire.py does not list"),
+        (3, "a", "its rows say 'draws', which wire.py does not list"),
+    ]
+    assert [row[:2] for row in rows(tmp_path, "train", "round", "site")] == [(1, "a"), (2, "b"), (3, "b"), (4, "a"), (4, "b")]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_uniqueness_weighs_what_a_site_alone_remembers():
         state(0.0), [update("a", 4.0, 1, 0.5), update("b", 0.0, 1, 1.0)], {}, ()
     )
     assert w(merged) == pytest.approx([4 / 3])
+    assert uniqueness(update("a", 0.0, count=8, sure=0.0)) == 0.008  # never nothing: it may be the only one that trained
 
 
 @pytest.mark.parametrize(

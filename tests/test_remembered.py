@@ -22,8 +22,16 @@ def reply(site, *vectors, round=1, mean=None, stream_left=1, evicted=(), sketche
     return Reply(run="r", round=round, task="train", site=site, ids=ids, sketches_NE=rows_NE, mean_E=mean_E, rows=rows)
 
 
-def remembered(total=None, budget=8, policy="selective", **index):
-    return Remembered(Index(**{"on": True, **index}), Memory(policy=policy, total=total, budget=budget))
+LIVE = ("a", "b", "c", "d")
+
+
+def remembered(total=None, budget=8, policy="selective", size=8, **index):
+    """After a first round in which site d told a mean, so that from now on all centre alike."""
+    known = Remembered(Index(**{"on": True, **index}), Memory(policy=policy, total=total, budget=budget), size)
+    known.words(LIVE, LIVE, 0)
+    known.take(reply("d", EAST))
+    known.words(LIVE, LIVE, 0)
+    return known
 
 
 def three_sites(**facts):
@@ -96,9 +104,10 @@ def test_leverage_is_told_to_those_who_ask_for_it():
 def test_the_mean_is_weighted_by_what_each_site_holds():
     known = remembered()
     known.take(reply("a", EAST, NORTH, mean=[0.6, 0, 0]))
-    known.take(reply("b", UP, mean=[0, 0, 0.3]))
-    assert known.words(["a"], ["a"], 0)["a"]["mu_E"].tolist() == pytest.approx([0.4, 0, 0.1])
-    assert remembered().words(["a"], ["a"], 0)["a"]["mu_E"] is None
+    known.take(reply("b", UP, mean=[0, 0, 0.4]))
+    assert known.words(["a"], ["a"], 0)["a"]["mu_E"].tolist() == pytest.approx([0.3, 0, 0.1])  # and d's 0 for one sample
+    fresh = Remembered(Index(on=True), Memory(), 8)
+    assert fresh.words(["a"], ["a"], 0)["a"]["mu_E"] is None
 
 
 @pytest.mark.parametrize(
@@ -108,7 +117,8 @@ def test_the_mean_is_weighted_by_what_each_site_holds():
 def test_a_bad_mean_is_refused_in_words(mean, problem):
     known = remembered()
     assert problem in known.take(reply("a", EAST, mean=mean))
-    assert known.words(["a"], ["a"], 0)["a"]["mu_E"] is None
+    assert known.words(["a"], ["a"], 0)["a"]["mu_E"].tolist() == [0, 0, 0]  # still d's alone
+    assert known.words(["a"], ["a"], 0)["a"]["scores"]["uniqueness"] == {}
 
 
 def test_bad_or_missing_sketches_are_refused_in_words():
@@ -127,6 +137,7 @@ def test_who_leaves_counts_no_more_and_leaves_orphans():
 def test_evictions_say_where_the_nearest_lives():
     known = three_sites()
     gone = {"id": "b0", "arrived": 0, "visits": 2, "uniqueness": 0.0, "twin": None, "similarity": None}
+    known.words(LIVE, LIVE, 0)
     (row,) = known.evictions(reply("b", UP, evicted=[gone]))
     assert (row["where"], row["where_id"], row["where_similarity"]) == ("a", "a0", pytest.approx(1, abs=1e-3))
 
@@ -135,7 +146,7 @@ def test_a_restored_one_says_the_same():
     known = three_sites(total=12, floor=1)
     known.take(reply("c", UP, NORTH, round=2, mean=[0, 0, 0.5], stream_left=0))
     known.depart(["b"])
-    again = remembered(total=12, floor=1)
+    again = Remembered(Index(on=True, floor=1), Memory(total=12), 8)
     again.restore(*known.state())
     live = ["a", "c"]
     one, other = (each.words(live, live, 10) for each in (known, again))
@@ -153,3 +164,34 @@ def test_a_site_whose_stream_is_over_leaves_what_it_cannot_fill_to_the_others():
     assert known.quotas(["a", "c"]) == {"a": 1, "c": 11}
     known.take(reply("c", UP, stream_left=0))  # now nobody could fill it
     assert sum(known.quotas(["a", "c"]).values()) == 12
+
+
+def test_in_a_first_round_every_site_centres_by_itself_so_only_the_means_count():
+    known = Remembered(Index(on=True), Memory(total=12, budget=12), 8)
+    known.words(["a", "b"], ["a", "b"], 0)
+    for site in "ab":  # one case each: both centre it away, and both sketches are the first axis
+        assert known.take(reply(site, EAST, mean=[0.5, 0, 0])) is None
+    words = known.words(["a", "b"], ["a", "b"], 0)
+    assert words["b"]["scores"]["uniqueness"] == {} and "coverage_ME" not in words["b"]
+    assert words["b"]["mu_E"].tolist() == [0.5, 0, 0] and words["a"]["quota"] == words["b"]["quota"] == 6
+    assert known.summary(["a", "b"], {"a": 1, "b": 1})["effective"] == {"a": 1.0, "b": 1.0}
+
+
+def test_a_site_may_tell_of_no_more_than_it_may_keep_and_of_no_longer_sketches():
+    known = remembered(budget=1)
+    assert known.take(reply("a", EAST, NORTH)) == "it sent 2 sketches, and may keep 1 samples"
+    assert remembered(size=2).take(reply("a", EAST)) == "its sketches have 3 numbers; sketch.size is 2"
+
+
+def test_who_holds_nothing_any_more_is_no_longer_compared_with():
+    known = three_sites()
+    nothing = Reply(run="r", round=2, task="train", site="a", rows=({"memory": 0, "stream_left": 0},))
+    assert known.take(nothing) is None
+    assert known.words(["a", "b", "c"], ["b"], 0)["b"]["scores"]["uniqueness"] == {"b0": 1.0}
+
+
+def test_no_site_that_learns_gets_nothing():
+    assert remembered(total=2, quotas=False).quotas(LIVE) == {"a": 1, "b": 1, "c": 1, "d": 1}
+    known = remembered(total=12, floor=1)
+    assert known.take(reply("a", EAST, sketches_NE=np.zeros((1, 3), np.int8), stream_left=0))  # refused, and its stream is over
+    assert known.quotas(["a", "b"])["a"] > 1

@@ -556,3 +556,19 @@ def test_empty_slots_are_closed():
         fresh.add(f"s{site:02d}", [f"{i}" for i in range(100)], at(*np.linspace(site, site + 300, 100)), 1)
     assert index.score("s29") == fresh.score("s29") != scores
     assert index.nearest("s28") == fresh.nearest("s28")
+
+
+# Nobody there -----------------------------------------------------------------------------------------------------------
+
+
+def test_many_may_leave_before_anybody_comes():
+    rng, index = np.random.default_rng(0), UniquenessIndex()
+    unit_NE = rng.normal(size=(1200, 8))
+    rows_NE = np.rint(127 * unit_NE / np.linalg.norm(unit_NE, axis=1, keepdims=True)).astype(np.int8)
+    assert index.add("a", [f"{i:04d}" for i in range(1200)], rows_NE, 1) is None
+    index.depart("a")
+    again = UniquenessIndex.from_state(*index.state())
+    for each in (index, again):
+        assert each.add("b", [], np.zeros((0, 8), np.int8), 2) is None
+        assert each.add("b", ["x"], rows_NE[:1], 3) is None
+        assert each.orphans("b") == {"x"}

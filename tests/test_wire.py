@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 import wire
-from wire import Order, Reply, pack_order, pack_reply, pack_weights, unpack_order, unpack_reply, unpack_weights
+from wire import PROTOCOL, Order, Reply, pack_order, pack_reply, pack_weights, unpack_order, unpack_reply, unpack_weights
 
 WEIGHTS = {
     "body.weight": np.random.default_rng(0).normal(size=(2, 3, 1, 1, 1)).astype(np.float32),
@@ -129,7 +129,7 @@ def test_the_shared_record_is_packed_once_and_handed_on():
     assert pack_order(replace(ORDER, site="b"), record)["weights"] is record
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, PROTOCOL - 1, PROTOCOL + 1, str(PROTOCOL), None])
 def test_another_version_of_the_protocol_is_refused(version):
     content = edited(pack_order(ORDER, pack_weights({})), protocol=version)
     with pytest.raises(ValueError, match="another version of the protocol"):
