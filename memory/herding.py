@@ -8,7 +8,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from memory.dynamic import fixed_point
-from memory.policy import newest_unvisited, uniform, visited
+from memory.policy import newest_and, uniform
 from memory.sample import Sample
 
 
@@ -20,13 +20,7 @@ class Herding:
 
     def keep(self, pool: Sequence[Sample], budget: int, rng: Generator) -> list[Sample]:
         """The unvisited samples, and as many of the visited as the budget has left."""
-        kept, old = newest_unvisited(pool, budget), visited(pool)
-        left = max(budget, 0) - len(kept)
-        if left >= len(old):
-            kept += old
-        elif left > 0:
-            kept += [old[i] for i in herd(fixed_point(pool, old), left)]
-        return [pool[i] for i in sorted(kept)]
+        return newest_and(pool, budget, lambda old, n: (old[i] for i in herd(fixed_point(pool, old), n)))
 
 
 def herd(fixed_NE: NDArray[np.float64], n: int) -> list[int]:

@@ -8,7 +8,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from memory.dynamic import BLOCK, FIXED_POINT, fixed_point
-from memory.policy import newest_unvisited, uniform, visited
+from memory.policy import newest_and, uniform
 from memory.sample import Sample
 
 ROUNDS = 10
@@ -30,14 +30,12 @@ class MedDel:
 
     def keep(self, pool: Sequence[Sample], budget: int, rng: Generator) -> list[Sample]:
         """The unvisited samples, then the least redundant, over all clusters together (ties: the newer)."""
-        kept, old = newest_unvisited(pool, budget), visited(pool)
-        left = max(budget, 0) - len(kept)
-        if left >= len(old):
-            kept += old
-        elif left > 0:
+
+        def least_redundant(old: list[int], n: int) -> list[int]:
             redundancy_N = redundancy(fixed_point(pool, old), self.clusters)
-            kept += [old[i] for i in sorted(range(len(old)), key=lambda i: (redundancy_N[i], -i))[:left]]
-        return [pool[i] for i in sorted(kept)]
+            return [old[i] for i in sorted(range(len(old)), key=lambda i: (redundancy_N[i], -i))[:n]]
+
+        return newest_and(pool, budget, least_redundant)
 
 
 def redundancy(fixed_NE: NDArray[np.float64], clusters: int) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """What a memory policy is, and what policies have in common: the uniform draw, and new samples before old ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import isnan
 from typing import Protocol
 
@@ -59,6 +59,17 @@ def newest_unvisited(pool: Sequence[Sample], budget: int) -> list[int]:
     """
     new = [i for i, sample in enumerate(pool) if sample.visits == 0]
     return new[max(len(new) - max(budget, 0), 0) :]
+
+
+def newest_and(pool: Sequence[Sample], budget: int, choose: Callable[[list[int], int], Iterable[int]]) -> list[Sample]:
+    """The unvisited samples (`newest_unvisited`), and `choose(visited indices, n)` for the room that they leave."""
+    kept, old = newest_unvisited(pool, budget), visited(pool)
+    left = max(budget, 0) - len(kept)
+    if left >= len(old):
+        kept += old
+    elif left > 0:
+        kept += choose(old, left)
+    return [pool[i] for i in sorted(kept)]
 
 
 def highest(pool: Sequence[Sample], budget: int, value: Callable[[Sample], float]) -> list[Sample]:

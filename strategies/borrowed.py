@@ -7,6 +7,7 @@ are |a|^2 + |b|^2 - 2ab, which in float32 (or float16) is rounding noise for upd
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
+from typing import Protocol
 
 import numpy as np
 from flwr.app import DEFAULT_TTL, Array, ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
@@ -19,45 +20,45 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from strategies.base import State, Update, Weigh, together
 
 
-class Borrowed:
-    """Hands the updates to a strategy of Flower's; one without weight is left out."""
-
-    turns = staticmethod(together)
+class Rule(Protocol):
+    """One of Flower's strategies, and with how many sites it means anything."""
 
     @property
     def min_present(self) -> int:
         """The fewest sites with which the merge means anything."""
-        raise NotImplementedError
 
     def flower(self, present: int) -> FlowerStrategy:
         """Flower's strategy for so many updates."""
-        raise NotImplementedError
 
-    def merge(self, state: State, updates: Iterable[Update], weigh: Weigh) -> State:
-        """What Flower makes of the updates becomes the model; nothing else is remembered.
 
-        Raises:
-            ValueError: fewer than `min_present` updates have any weight, or they do not hold the same tensors.
-        """
-        replies: list[Message] = []
-        first: Update | None = None
-        for update in updates:
-            weight = float(weigh(update))
-            if weight <= 0:
-                continue
-            first = first or update
-            _same_tensors(first, update)
-            replies.append(_reply(update, weight))
-        if first is None or len(replies) < self.min_present:
-            raise ValueError(f"{self} needs the updates of {self.min_present} sites, and {len(replies)} trained in this turn")
-        arrays, _ = self.flower(len(replies)).aggregate_train(first.round, replies)
-        weights = {name: arrays[name].numpy().astype(tensor.dtype) for name, tensor in first.weights.items()}
-        return State(weights, state.slots, state.step + 1)
+def by_flower(self: Rule, state: State, updates: Iterable[Update], weigh: Weigh) -> State:
+    """What Flower makes of the updates becomes the model; nothing else is remembered. One without weight is left out.
+
+    Raises:
+        ValueError: fewer than `min_present` updates have any weight, or they do not hold the same tensors.
+    """
+    replies: list[Message] = []
+    first: Update | None = None
+    for update in updates:
+        weight = float(weigh(update))
+        if weight <= 0:
+            continue
+        first = first or update
+        _same_tensors(first, update)
+        replies.append(_reply(update, weight))
+    if first is None or len(replies) < self.min_present:
+        raise ValueError(f"{self} needs the updates of {self.min_present} sites, and {len(replies)} trained in this turn")
+    arrays, _ = self.flower(len(replies)).aggregate_train(first.round, replies)
+    weights = {name: arrays[name].numpy().astype(tensor.dtype) for name, tensor in first.weights.items()}
+    return State(weights, state.slots, state.step + 1)
 
 
 @dataclass(frozen=True)
-class Median(Borrowed):
+class Median:
     """The median of each number (Yin et al., 2018, arXiv:1803.01498); weights do not matter, but 0 leaves out."""
+
+    turns = staticmethod(together)
+    merge = by_flower
 
     @property
     def min_present(self) -> int:
@@ -70,8 +71,11 @@ class Median(Borrowed):
 
 
 @dataclass(frozen=True)
-class Trimmed(Borrowed):
+class Trimmed:
     """The mean of each number without its extremes (Yin et al., 2018); weights do not matter, but 0 leaves out."""
+
+    turns = staticmethod(together)
+    merge = by_flower
 
     beta: float = 0.2
     """Share of the updates that is cut off at either end, rounded down to whole updates."""
@@ -91,8 +95,11 @@ class Trimmed(Borrowed):
 
 
 @dataclass(frozen=True)
-class Krum(Borrowed):
+class Krum:
     """The one update that lies closest to its neighbours (Blanchard et al., 2017, arXiv:1703.02757)."""
+
+    turns = staticmethod(together)
+    merge = by_flower
 
     malicious: int = 1
     """How many sites may send anything at all, together if they like."""
@@ -111,8 +118,11 @@ class Krum(Borrowed):
 
 
 @dataclass(frozen=True)
-class MultiKrum(Borrowed):
+class MultiKrum:
     """The weighted mean of the updates that lie closest to their neighbours (Blanchard et al., 2017)."""
+
+    turns = staticmethod(together)
+    merge = by_flower
 
     malicious: int = 1
     """How many sites may send anything at all, together if they like."""
@@ -136,11 +146,14 @@ class MultiKrum(Borrowed):
 
 
 @dataclass(frozen=True)
-class Bulyan(Borrowed):
+class Bulyan:
     """Multi-Krum, then of each number the mean of those nearest to its median (El Mhamdi et al., 2018, arXiv:1802.07927).
 
     Weights do not matter, but 0 leaves out.
     """
+
+    turns = staticmethod(together)
+    merge = by_flower
 
     malicious: int = 1
     """How many sites may send anything at all, together if they like."""
