@@ -24,7 +24,14 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from rich.console import Console
+try:
+    from rich.console import Console
+except ModuleNotFoundError:  # the first thing that is missing where nothing was installed
+    print(
+        f"run_sim: SiteStream is not installed for {sys.executable}: `make install`, then .venv/bin/python run_sim.py",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 from configs.load import dump_run, load_run
 from configs.schema import Run

@@ -26,6 +26,9 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from pages import put
+
 RUNS = ROOT / "runs" / "global_index"
 FINDINGS = ROOT / "docs" / "findings.md"
 MARK = "<!-- global_index -->"
@@ -185,8 +188,7 @@ def main() -> None:
         texts.append(f"{about}\n\n{table(found)}")
         print(f"\n{texts[-1]}", flush=True)
     if args.write:
-        before, _, rest = FINDINGS.read_text().partition(MARK)
-        FINDINGS.write_text("\n".join([before + MARK, "\n\n".join(texts), MARK + rest.partition(MARK)[2]]))
+        put(FINDINGS, MARK, "\n\n".join(texts))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ from redraw import Attack
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from pages import put
+
 from clients import model
 from clients.data import read_msd, site_cases
 from clients.prepare import Volume, prepare
@@ -239,9 +241,7 @@ def main() -> None:
     text = f"{members}\n\n{reconstruction_table(run, plain, sketcher, levels)}"
     print(text)
     if args.write:
-        before, _, rest = PAGE.read_text().partition(MARK)
-        _, _, after = rest.partition(MARK)
-        PAGE.write_text(f"{before}{MARK}\n{text}\n{MARK}{after}")
+        put(PAGE, MARK, text)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ import numpy as np
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from pages import put
+
 CONFIG = ROOT / "configs" / "stream.yaml"
 RUNS = ROOT / "runs" / "memory_order"
 FINDINGS = ROOT / "docs" / "findings.md"
@@ -77,9 +80,7 @@ def main() -> None:
     text = table(found)
     print(text)
     if args.write:
-        before, _, rest = FINDINGS.read_text().partition(MARK)
-        _, _, after = rest.partition(MARK)
-        FINDINGS.write_text(f"{before}{MARK}\n{text}\n{MARK}{after}")
+        put(FINDINGS, MARK, text)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 
 from clients.prepare import Volume
 from clients.privacy import noise_rng, upload
-from clients.sketch import Sketcher, centre, elsewhere, quantise
+from clients.sketch import Sketcher, centre, elsewhere, quantise, unit
 from memory.sample import Sample
 from wire import Order
-
-SHORTEST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,10 @@ def twin(sample: Sample, kept: Sequence[Sample]) -> tuple[Sample | None, float |
         own, others = getattr(sample, name), [other for other in kept if getattr(other, name) is not None]
         if own is None or not others:
             continue
-        cosines = [_cosine(own, getattr(other, name)) for other in others]
-        nearest = int(np.argmax(cosines))
-        return others[nearest], cosines[nearest]
+        other_NE = unit(np.stack([getattr(other, name) for other in others]).astype(np.float64))
+        cosine_N = other_NE @ unit(own[None].astype(np.float64))[0]
+        nearest = int(np.argmax(cosine_N))
+        return others[nearest], float(cosine_N[nearest])
     return None, None
 
 
@@ -119,8 +118,3 @@ def evictions(
         }
         for sample, other, cosine in gone
     ]
-
-
-def _cosine(one: NDArray, other: NDArray) -> float:
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), SHORTEST))

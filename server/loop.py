@@ -143,19 +143,16 @@ class Loop:
         replies, failures = self.ask(shared, orders, take)
         federation = federation.spend("training", time.perf_counter() - clock)
         told = {order.site: told_bytes(order) for order in orders}
+        up = {site: spool.bytes_up[site] + sketch_bytes(reply) for site, reply in replies.items()}
         for site, reply in replies.items():
-            down = {"bytes_down": size(shared) + told[site], "bytes_coverage": told[site]}
-            self.note_reply(federation, reply, number, down | {"bytes_up": spool.bytes_up[site] + sketch_bytes(reply)})
+            cost = {"bytes_down": size(shared) + told[site], "bytes_coverage": told[site], "bytes_up": up[site]}
+            self.note_reply(federation, reply, number, cost)
         clock = time.perf_counter()
         state = self.merged(federation, number, replies, spool)
         held = federation.held | {site: int(reply.rows[0]["memory"]) for site, reply in replies.items()}
-        sent = size(shared) * len(orders) + sum(told.values())
+        down = size(shared) * len(orders) + sum(told.values())
         draws = sum(reply.draws for reply in replies.values())
-        cost = {
-            "draws": draws,
-            "bytes_down": sent,
-            "bytes_up": sum(spool.bytes_up.values()) + sum(map(sketch_bytes, replies.values())),
-        }
+        cost = {"draws": draws, "bytes_down": down, "bytes_up": sum(up.values())}
         spool.close()
         federation = federation.spend("merging", time.perf_counter() - clock)
         return replace(federation, state=state, held=held), cost, failures
@@ -187,8 +184,8 @@ class Loop:
         """If a stage is under way it ends here: R gains a row."""
         if federation.stage is None:
             return federation, []
-        federation = replace(federation, state=self.strategy.end_stage(federation.state, federation.roles))
-        federation, rows = self.evaluate(federation, federation.stage or "", last)
+        ended = replace(federation, state=self.strategy.end_stage(federation.state, federation.roles))
+        federation, rows = self.evaluate(ended, federation.stage, last)
         return replace(federation, stage=None), rows
 
     def evaluate(self, federation: Federation, stage: str, last: bool = False) -> tuple[Federation, CaseRows]:

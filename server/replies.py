@@ -79,7 +79,7 @@ ROWS: dict[str, dict[str, Kind]] = {
         "voxels": WHOLE,
     },
 }
-"""What the server and its report read from rows, by task; other words are recorded as they come."""
+"""What the server and its report read from rows, by task; wire.ROW_KEYS is all they may say."""
 
 
 def why_unfit(update: Weights, model: Weights, roles: dict[str, str], rows: int) -> str | None:

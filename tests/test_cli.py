@@ -1,6 +1,7 @@
 """The command: one line for every mistake, the right exit code, and words that help."""
 
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -309,3 +310,10 @@ def test_a_merge_that_needs_more_sites_than_the_schedule_brings_is_refused(capsy
     told = capsys.readouterr().err
     assert "strategy.merge: krum needs at least 5 sites at once, and in round 1 there is 1 (arrivals says who is there)" in told
     assert main(["check", SMOKE, "--set", "strategy=cyclic"]) == 0
+
+
+def test_without_an_installation_one_line_says_what_to_do():
+    bare = subprocess.run(
+        [sys.executable, "-S", "run_sim.py"], cwd=Path(run_sim.__file__).parent, capture_output=True, text=True
+    )
+    assert bare.returncode == 2 and "make install" in bare.stderr and bare.stderr.count("\n") == 1
