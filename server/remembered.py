@@ -66,13 +66,13 @@ class Remembered:
     def words(self, live: Sequence[str], asked: Sequence[str], replay_steps: int) -> dict[str, dict[str, Any]]:
         """{site: the fields of its order that speak of its memory}."""
         quotas, replays = self.quotas(live), self.replays(asked, replay_steps)
-        self._asked, self._centred = {site: quotas[site] for site in asked}, self._mu() is not None
-        return {site: {"quota": quotas[site], "replay": replays.get(site), **self._uniqueness_of(site)} for site in asked}
+        mu_E = self._mu()
+        self._asked, self._centred = {site: quotas[site] for site in asked}, mu_E is not None
+        told = {site: self._uniqueness_of(site) | {"mu_E": mu_E} if self.recipe.on else {} for site in asked}
+        return {site: {"quota": quotas[site], "replay": replays.get(site), **told[site]} for site in asked}
 
     def _uniqueness_of(self, site: str) -> dict[str, Any]:
-        if not self.recipe.on:
-            return {}
-        told: dict[str, Any] = {"mu_E": self._mu()}
+        told: dict[str, Any] = {}
         if self.recipe.evict:
             told["scores"] = {"uniqueness": self.index.score(site)}
         if self.memory.policy == "leverage":
