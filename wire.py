@@ -1,23 +1,19 @@
 """Everything that crosses a hospital's boundary: an Order to a site, a Reply (or a Failure) back.
 
 This is the file for a data officer to read. What a site can say of a case is a keyed id (HMAC with the site's own
-secret), a sketch and per-case metrics: never a voxel, a path or a file name. The second half packs both into Flower's
-records: arrays as arrays, everything else as one JSON text. Nothing is pickled.
+secret), a sketch and per-case metrics: never a voxel, a path or a file name. packing.py writes both into Flower's records.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flwr.app import Array as FlowerArray
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from strategies.base import Weights
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of this file's fields; a site refuses an order of another version."""
 
 Task = Literal["hello", "init", "train", "evaluate", "leave"]
@@ -40,6 +36,9 @@ ROW_KEYS: dict[Task, frozenset[str]] = {
 }
 """All that a reply's rows may say; anything else is refused before it leaves the site."""
 
+EXTRA = "extra|"
+"""How names begin of tensors that travel with the shared weights and are not the model's."""
+
 FailureKind = Literal["crashed", "late", "refused", "invalid", "lost"]
 
 
@@ -53,9 +52,21 @@ class Order:
     task: Task
     site: str
     extra: Weights = field(default_factory=dict)
-    """Tensors for this site alone (control variates)."""
+    """What every site is told for its objective (control variates, importances); travels with the shared weights."""
     classes: tuple[str, ...] = ()
     """The union label space by head row, in order of arrival."""
+    taught: tuple[str, ...] = ()
+    """The classes that the shared weights have been taught so far."""
+    home: tuple[str, ...] = ()
+    """Roles whose tensors stay with the site: they are neither sent nor replaced by what is shared."""
+    rounds: int = 0
+    """How many rounds the run has."""
+    merged: int = 0
+    """The last round of which the site's update was merged; 0: none was."""
+    refused: str = ""
+    """Why the site's last update was not used; empty: it was."""
+    personalise: int = 0
+    """With an evaluation: steps of training on the site's memory before it; the model so made stays with the site."""
     last: bool = False
     """The last evaluation of the run: surface distances and slices too."""
     quota: int = 0
@@ -81,7 +92,9 @@ class Reply:
     task: Task
     site: str
     weights: Weights = field(default_factory=dict)
+    """The update, compressed as the recipe says (compress.py)."""
     extra: Weights = field(default_factory=dict)
+    """What the objective tells the server, by the model's tensor names."""
     draws: int = 0
     """What the site trained on in the round, steps x batch, replay included."""
     new_cases: int = 0
@@ -111,6 +124,17 @@ class Failure:
     reason: str
 
 
+def with_extra(weights: Weights, extra: Weights) -> Weights:
+    """The shared weights and, under names of their own, what every site is told beside them."""
+    return {**weights, **{EXTRA + name: tensor for name, tensor in extra.items()}}
+
+
+def split_extra(shared: Weights) -> tuple[Weights, Weights]:
+    """The inverse of `with_extra`."""
+    weights = {name: tensor for name, tensor in shared.items() if not name.startswith(EXTRA)}
+    return weights, {name.removeprefix(EXTRA): tensor for name, tensor in shared.items() if name not in weights}
+
+
 def size(weights: Weights) -> int:
     """Bytes of a set of tensors on the wire, without headers."""
     return sum(tensor.nbytes for tensor in weights.values())
@@ -136,114 +160,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-# Packing into Flower's records -------------------------------------------------------------------------------------
-
-
-def pack_weights(weights: Weights) -> ArrayRecord:
-    """Tensors as a Flower record; pack the shared weights once and hand the same record to every order."""
-    return ArrayRecord({name: FlowerArray(tensor) for name, tensor in weights.items()})
-
-
-def unpack_weights(record: ArrayRecord) -> Weights:
-    """The inverse of `pack_weights`."""
-    return {name: array.numpy() for name, array in record.items()}
-
-
-def pack_order(order: Order, shared: ArrayRecord) -> RecordDict:
-    """An order and the round's shared weights as the content of a Flower message."""
-    facts = {
-        "protocol": PROTOCOL,
-        "run": order.run,
-        "round": order.round,
-        "task": order.task,
-        "site": order.site,
-        "classes": order.classes,
-        "last": order.last,
-        "quota": order.quota,
-        "replay": order.replay,
-        "scores": order.scores,
-        "orphans": sorted(order.orphans),
-    }
-    return _pack(facts, shared, order.extra, {"coverage_ME": order.coverage_ME, "mu_E": order.mu_E})
-
-
-def unpack_order(content: RecordDict) -> tuple[Order, Weights]:
-    """An order and the shared weights.
-
-    Raises:
-        ValueError: the message is no order, or one of another protocol version.
-    """
-    facts = _facts(content)
-    if facts.pop("protocol", None) != PROTOCOL:
-        raise ValueError(f"the server speaks another version of the protocol (this site: {PROTOCOL})")
-    weights, extra, arrays = (_arrays(content, name) for name in ("weights", "extra", "arrays"))
-    try:
-        facts["classes"], facts["orphans"] = tuple(facts["classes"]), frozenset(facts["orphans"])
-        return Order(**facts, extra=extra, coverage_ME=arrays.get("coverage_ME"), mu_E=arrays.get("mu_E")), weights
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not an order: {error}") from None
-
-
-def pack_reply(reply: Reply) -> RecordDict:
-    """A reply as the content of a Flower message.
-
-    Raises:
-        ValueError: a row says more than ROW_KEYS allows.
-    """
-    for row in reply.rows:
-        evicted = {key for sample in row.get("evicted", ()) for key in sample}
-        if odd := sorted((row.keys() - ROW_KEYS[reply.task]) | (evicted - {*EVICTED_KEYS})):
-            raise ValueError(f"a reply to {reply.task} may not say {odd[0]!r} (wire.py lists what may leave a site)")
-    facts = {
-        "run": reply.run,
-        "round": reply.round,
-        "task": reply.task,
-        "site": reply.site,
-        "draws": reply.draws,
-        "new_cases": reply.new_cases,
-        "ids": reply.ids,
-        "rows": reply.rows,
-        "roles": reply.roles,
-        "classes": reply.classes,
-    }
-    return _pack(facts, pack_weights(reply.weights), reply.extra, {"sketches_NE": reply.sketches_NE, "mean_E": reply.mean_E})
-
-
-def unpack_reply(content: RecordDict) -> Reply:
-    """A reply.
-
-    Raises:
-        ValueError: the message is no reply.
-    """
-    facts = _facts(content)
-    weights, extra, arrays = (_arrays(content, name) for name in ("weights", "extra", "arrays"))
-    try:
-        for name in ("ids", "rows", "classes"):
-            facts[name] = tuple(facts.get(name, ()))
-        return Reply(**facts, weights=weights, extra=extra, sketches_NE=arrays.get("sketches_NE"), mean_E=arrays.get("mean_E"))
-    except TypeError as error:
-        raise ValueError(f"not a reply: {error}") from None
-
-
-def _pack(facts: Mapping[str, Any], weights: ArrayRecord, extra: Weights, arrays: Mapping[str, NDArray | None]) -> RecordDict:
-    given = {name: array for name, array in arrays.items() if array is not None}
-    records = {"weights": weights, "extra": pack_weights(extra), "arrays": pack_weights(given)}
-    return RecordDict({"facts": ConfigRecord({"json": json.dumps(finite(facts), allow_nan=False)}), **records})
-
-
-def _facts(content: RecordDict) -> dict[str, Any]:
-    try:
-        record = content["facts"]  # not content.config_records: that ties the message into a cycle, and tensors live on
-        facts = json.loads(str(record["json"]))
-    except (KeyError, ValueError):
-        raise ValueError("the message holds no readable facts") from None
-    if not isinstance(facts, dict):
-        raise ValueError("the message holds no readable facts")
-    return facts
-
-
-def _arrays(content: RecordDict, name: str) -> Weights:
-    record = content.get(name, ArrayRecord())
-    return unpack_weights(record) if isinstance(record, ArrayRecord) else {}

@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from clients.heap import keep_freed_memory
 from clients.work import Site
 from configs.load import load_run, load_site
-from wire import pack_reply, unpack_order
+from packing import pack_reply, unpack_order
 
 for module in ("torch._dynamo", "monai.inferers"):
     import_module(module)  # else the first optimizer and the first evaluation do: 2 s in the middle of a site's first round

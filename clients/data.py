@@ -8,7 +8,7 @@ import json
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -17,6 +17,7 @@ from zlib import crc32
 
 import numpy as np
 
+from clients.labels import Values, annotated
 from configs.load import nearest
 from configs.schema import Selection, SiteFile, Split
 
@@ -37,22 +38,20 @@ class SiteCases:
     train: tuple[Case, ...]
     validation: tuple[Case, ...]
     test: tuple[Case, ...]
-    labels: dict[str, tuple[int, ...]]
-    """Annotated class -> its values in the label files, in the site's own order."""
+    labels: Values
+    """Annotated class -> its values in the label files and those of the classes inside it, in the site's own order."""
     domains: dict[str, str]
     """{case: scanner, protocol or origin}, for the cases of which the site says it."""
 
 
-Source = Callable[[Path], tuple[list[Case], dict[str, tuple[int, ...]]]]
+Source = Callable[[Path], tuple[list[Case], Values]]
 
 
-def read_msd(root: Path) -> tuple[list[Case], dict[str, tuple[int, ...]]]:
+def read_msd(root: Path) -> tuple[list[Case], Values]:
     """A Medical Segmentation Decathlon folder: its training cases as listed, and {class: values} without background."""
     listing = _read_json(root / "dataset.json")
     try:
-        labels: dict[str, tuple[int, ...]] = {
-            str(name): (int(value),) for value, name in listing["labels"].items() if int(value) != 0
-        }
+        labels: Values = {str(name): (int(value),) for value, name in listing["labels"].items() if int(value) != 0}
         cases = [_msd_case(root, entry["image"], entry["label"]) for entry in listing["training"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{root / 'dataset.json'}: not an MSD data set ({type(error).__name__}: {error})") from None
@@ -103,7 +102,7 @@ def _site_cases(name: str, site: SiteFile, seed: int) -> SiteCases:
         tuple(train[: site.max_cases]) if site.learns else (),
         tuple(validation),
         tuple(test),
-        _annotated(site, listed_labels),
+        annotated(site, listed_labels),
         {} if site.domains is None else _domains(site.root, site.domains, cases),
     )
 
@@ -115,18 +114,6 @@ def _domains(root: Path, told: Selection, cases: list[Case]) -> dict[str, str]:
         if domain is None:
             raise ValueError(f"domains: {told.key!r} says no domain of case {case!r}")
     return {case: str(domain) for case, domain in found.items()}
-
-
-def _annotated(site: SiteFile, listed: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    labels = dict(listed)
-    if site.labels is not None:
-        labels = {name: (value,) if isinstance(value, int) else tuple(value) for name, value in site.labels.items()}
-    for name in site.annotates or ():
-        if name not in labels:
-            raise ValueError(f"annotates {name!r}, which its labels do not have; {nearest(name, labels)}")
-    if not labels or site.annotates == []:
-        raise ValueError("annotates no class")
-    return {name: labels[name] for name in (site.annotates if site.annotates is not None else labels)}
 
 
 # Splitting by subject --------------------------------------------------------------------------------------------------

@@ -14,6 +14,11 @@ class Progress:
 
     def __init__(self, folder: Path, site: str) -> None:
         self._path, self._site, self._written = folder / "progress.json", site, 0.0
+        self._kept: dict[str, Any] = {}
+
+    def keep(self, **facts: Any) -> None:
+        """Facts to say with every word from now on; None: no more."""
+        self._kept |= facts
 
     def show(self, task: str, *, force: bool = False, **facts: Any) -> None:
         """Say what is going on (None: not known, left out); `force` writes even if the last word is fresh."""
@@ -22,6 +27,6 @@ class Progress:
             return
         self._written = now
         draft = self._path.with_suffix(".draft")
-        known = {key: value for key, value in facts.items() if value is not None}
+        known = {key: value for key, value in (self._kept | facts).items() if value is not None}
         draft.write_text(json.dumps({"site": self._site, "task": task, **known}))
         os.replace(draft, self._path)

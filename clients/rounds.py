@@ -11,10 +11,12 @@ from zlib import crc32
 import numpy as np
 import torch
 from numpy.random import Generator
+from torch import Tensor
 
 from clients.augment import augment
 from clients.comparison import twin
 from clients.losses import class_weights, targets
+from clients.objective import Batch
 from clients.patches import cut_batch
 from clients.prepare import Volume
 from clients.train import Step, Trainer
@@ -84,14 +86,23 @@ class Round:
             self.watch(self.facts())
 
     def _step(self, drawn: Sequence[Sample]) -> Step | None:
+        image_BCXYZ, label_BXYZ, weight_BT = self._cut(drawn)
+        image_BCXYZ, label_BXYZ = augment(image_BCXYZ, label_BXYZ, self.train.augment, self.rng)
+        return self.trainer.step(image_BCXYZ, targets(label_BXYZ, list(self.labels.values())), weight_BT)
+
+    def held(self) -> Iterator[Batch]:
+        """The memory's samples, one at a time, not augmented."""
+        for sample in self.samples:
+            image_BCXYZ, label_BXYZ, weight_BT = self._cut([sample])
+            yield Batch(image_BCXYZ, targets(label_BXYZ, list(self.labels.values())), weight_BT)
+
+    def _cut(self, drawn: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         volumes = [self.volume(sample.case) for sample in drawn]
         values = list(self.labels.values())
         image, label = cut_batch(volumes, values, self.train.patch, self.train.foreground, self.rng)
         device = self.trainer.device
-        image_BCXYZ, label_BXYZ = torch.from_numpy(image).to(device).float(), torch.from_numpy(label).to(device)
-        image_BCXYZ, label_BXYZ = augment(image_BCXYZ, label_BXYZ, self.train.augment, self.rng)
         weight_BT = torch.from_numpy(np.stack([self._class_weights(volume) for volume in volumes])).to(device)
-        return self.trainer.step(image_BCXYZ, targets(label_BXYZ, values), weight_BT)
+        return torch.from_numpy(image).to(device).float(), torch.from_numpy(label).to(device), weight_BT
 
     def _class_weights(self, volume: Volume) -> np.ndarray:
         if volume.case not in self._weights:

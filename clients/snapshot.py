@@ -12,12 +12,16 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from memory import store
 from memory.sample import Sample
+
+TENSORS = {"moments": "optimizer", "home": "home", "objective": "objective", "residue": "residue"}
+"""Groups of tensors and the names of their files."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,12 @@ class Snapshot:
     samples: tuple[Sample, ...] = ()
     moments: dict[str, NDArray] = field(default_factory=dict)
     """The optimizer's state by tensor name."""
+    home: dict[str, NDArray] = field(default_factory=dict)
+    """Tensors of the model that never leave the site."""
+    objective: dict[str, NDArray] = field(default_factory=dict)
+    """What the objective keeps from round to round."""
+    residue: dict[str, NDArray] = field(default_factory=dict)
+    """What compression rounded away from the last update."""
 
 
 def before(folder: Path, run: str, round: int) -> Snapshot:
@@ -55,7 +65,9 @@ def commit(folder: Path, run: str, round: int, state: Snapshot, keep: int) -> No
     place.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place))
     store.save(state.samples, draft)
-    save_file(state.moments, draft / "optimizer.safetensors")
+    for group, name in TENSORS.items():
+        tensors = {key: np.asarray(tensor, order="C") for key, tensor in getattr(state, group).items()}
+        save_file(tensors, draft / f"{name}.safetensors")  # safetensors garbles what does not lie row by row (0.8)
     facts = {"cursor": state.cursor, "served": state.served}
     (draft / "state.json").write_text(json.dumps(facts))
     _seal(draft)
@@ -93,8 +105,8 @@ def _undo(snapshot: Path) -> None:
 def _read(place: Path) -> Snapshot:
     try:
         facts = json.loads((place / "state.json").read_text())
-        moments = load_file(place / "optimizer.safetensors")
-        return Snapshot(facts["cursor"], facts["served"], tuple(store.load(place)), moments)
+        tensors = {group: load_file(place / f"{name}.safetensors") for group, name in TENSORS.items()}
+        return Snapshot(facts["cursor"], facts["served"], tuple(store.load(place)), **tensors)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"the snapshot {place} cannot be read ({error})") from None
 

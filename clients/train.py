@@ -3,7 +3,7 @@
 CPU: float32. CUDA: bfloat16 autocast, channels last, optional torch.compile.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,8 @@ from torch import Tensor
 
 from clients.losses import binary_entropy, weighted_bce_dice
 from clients.model import HEAD, Segmenter
+from clients.objective import Batch, Terms
 from configs.schema import Train
-
-Objective = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(logits_BTXYZ, target_BTXYZ, weight_BT) -> (loss_B to descend, weighted BCE_B)."""
 
 MAX_DROPPED = 10
 """Steps in a row that may have a non-finite loss before the site's round ends."""
@@ -59,11 +57,12 @@ def place(model: Segmenter, device: torch.device) -> Segmenter:
 class Trainer:
     """AdamW over one site's round. `rows` are the head rows of the classes that the site annotates."""
 
-    def __init__(self, model: Segmenter, rows: Sequence[int], recipe: Train, objective: Objective = weighted_bce_dice) -> None:
-        self.model, self.recipe, self.objective = model.train(), recipe, objective
+    def __init__(self, model: Segmenter, rows: Sequence[int], recipe: Train, terms: Terms | None = None) -> None:
+        self.model, self.recipe, self.terms = model.train(), recipe, terms or Terms()
         self.device = next(model.parameters()).device
         self.steps = self.dropped = self._dropped_in_a_row = 0
         self._rows = torch.as_tensor(list(rows), device=self.device)
+        self._others = torch.as_tensor([row for row in range(len(model.classes)) if row not in rows], device=self.device)
         self._run = torch.compile(model) if recipe.compile else model
         self._bfloat16 = uses_bfloat16(recipe, self.device)
         named = dict(model.named_parameters())
@@ -80,21 +79,35 @@ class Trainer:
         Raises:
             ArithmeticError: MAX_DROPPED steps in a row were dropped.
         """
+        added: Tensor | float = 0.0
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
             logits_BCXYZ, feature_BE = self._run(image_BCXYZ)
+            if self.terms.loss:  # a teacher runs in the same precision, or it would differ from an equal student
+                added = self.terms.loss(Batch(image_BCXYZ, target_BTXYZ, weight_BT), logits_BCXYZ.float())
         logits_BTXYZ = logits_BCXYZ.index_select(1, self._rows).float()
-        loss_B, bce_B = self.objective(logits_BTXYZ, target_BTXYZ, weight_BT)
-        loss = loss_B.mean()
+        loss_B, bce_B = weighted_bce_dice(logits_BTXYZ, target_BTXYZ, weight_BT)
+        loss = loss_B.mean() + added
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._mask()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip)
         if not torch.isfinite(loss + norm):
             self._drop()
             return None
+        if self.terms.correct:
+            self.terms.correct()
+            self._mask()
         self._descend()
         with torch.no_grad():
             entropy_B = binary_entropy(logits_BTXYZ)
         return Step(_numbers(loss_B), _numbers(bce_B), _numbers(entropy_B), feature_BE.cpu().numpy())
+
+    def _mask(self) -> None:
+        """Head rows of classes that the site does not annotate get no gradient, whatever the objective."""
+        if len(self._others) and (self.terms.loss or self.terms.correct):  # the supervised loss never reaches them
+            for tensor in self._head:
+                if tensor.grad is not None:
+                    tensor.grad[self._others] = 0
 
     def _descend(self) -> None:
         lr = self.recipe.lr

@@ -13,6 +13,9 @@ def problems(run: "Run") -> Iterator[str]:
     yield from _index_problems(run)
     yield from _arrival_problems(run)
     yield from _class_problems(run)
+    yield from _stream_problems(run)
+    if run.strategy.pull != type(run.strategy)().pull and not run.strategy.personalise:
+        yield "strategy.pull: holds a site's own model near the shared one; without `personalise` there is none"
 
 
 def _budget_problems(run: "Run") -> Iterator[str]:
@@ -34,6 +37,8 @@ def _index_problems(run: "Run") -> Iterator[str]:
         yield f"memory.total: {total} is too little for {learning} sites of at least {run.index.floor} (index.floor)"
     if not run.index.on and run.strategy.weigh == "uniqueness":
         yield "strategy.weigh: uniqueness is what the index measures; switch it on with index.on: true"
+    if run.index.on and run.strategy.privacy:
+        yield "strategy.privacy: a site's sketches steer what others train on, past all noise; it needs index.on: false"
 
 
 def _arrival_problems(run: "Run") -> Iterator[str]:
@@ -63,6 +68,18 @@ def _presence_problems(run: "Run") -> Iterator[str]:
     for site in run.sites:
         if site not in named:
             yield f"sites.{site}: is never present (arrivals does not name it)"
+
+
+def _stream_problems(run: "Run") -> Iterator[str]:
+    """One extra client learns in the stream paradigm: what belongs to a site alone, no other site gets."""
+    if run.paradigm != "stream":
+        return
+    if run.strategy.share in ("not-norm", "backbone"):
+        why = "the sites only evaluate, so what stays at home stays with the extra client"
+        yield f"strategy.share: {run.strategy.share} means nothing in the stream paradigm ({why})"
+    if run.strategy.personalise:
+        why = "the one memory is the extra client's, so the sites have none to tune on"
+        yield f"strategy.personalise: means nothing in the stream paradigm ({why}); leave it at 0"
 
 
 def _class_problems(run: "Run") -> Iterator[str]:

@@ -15,6 +15,13 @@ from configs.schema import Memory, Model, Run, SiteFile, Strategy
 
 PRESETS = Path(__file__).parent / "strategies.yaml"
 LONGEST_CHAIN = 8
+OWNED = (
+    ("model", "network", "args"),
+    ("memory", "policy", "args"),
+    ("strategy", "merge", "merge_args"),
+    ("strategy", "objective", "objective_args"),
+)
+"""Section, choice and the arguments that belong to it."""
 DEFAULTS: dict[str, BaseModel] = {"model": Model(), "memory": Memory(), "strategy": Strategy()}
 
 
@@ -108,10 +115,10 @@ def _read_chain(path: Path, named: bool = True) -> dict[str, Any]:
 def _lay_over(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Merge mappings key by key; anything else replaces. A null removes a mapping's entry, so a variant can drop a site.
 
-    `args` belong to the network, policy or merge beside them: they are replaced whole.
+    `args` belong to the network, policy, merge or objective beside them: they are replaced whole.
     """
     for key, value in layer.items():
-        if isinstance(value, Mapping) and key not in ("args", "merge_args"):
+        if isinstance(value, Mapping) and key not in ("args", "merge_args", "objective_args"):
             _lay_over(_branch(tree, key), value)
         elif value is None and isinstance(tree.get(key), dict):
             del tree[key]
@@ -120,8 +127,8 @@ def _lay_over(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 
 def _drop_orphans(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Drop inherited `args` where a layer chooses another network, policy or merge than the one that they belong to."""
-    for section, key, args in (("model", "network", "args"), ("memory", "policy", "args"), ("strategy", "merge", "merge_args")):
+    """Drop inherited `args` where a layer chooses another network, policy, merge... than the one that they belong to."""
+    for section, key, args in OWNED:
         below, above = tree.get(section), layer.get(section)
         if not isinstance(below, dict) or not isinstance(above, Mapping):
             continue

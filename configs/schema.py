@@ -11,10 +11,12 @@ from pydantic import Field, field_validator, model_validator
 from configs.arrivals import Arrivals as Arrivals
 from configs.checks import problems
 from configs.memory import Index, Memory, Sketch
+from configs.site import Includes, PretendSite, Split, Strict
 from configs.site import Phantoms as Phantoms
-from configs.site import PretendSite, Split, Strict
 from configs.site import Selection as Selection
 from configs.site import SiteFile as SiteFile
+from configs.strategy import Privacy as Privacy
+from configs.strategy import Strategy, Wire
 
 
 class Data(Strict):
@@ -105,21 +107,6 @@ class Stream(Strict):
     """New cases in a round; none: all that are left."""
 
 
-class Strategy(Strict):
-    """How updates become the next model: four choices, or a preset's name."""
-
-    merge: str = "average"
-    """A name in strategies.MERGES."""
-    merge_args: dict[str, Any] = Field(default_factory=dict)
-    """The merge's own settings, e.g. {beta: 0.9}."""
-    weigh: str = "draws"
-    """A name in strategies.WEIGHS."""
-    share: str = "all"
-    """A name in strategies.SHARES."""
-    objective: str = "plain"
-    """A name in clients.objectives.OBJECTIVES."""
-
-
 class Evaluate(Strict):
     """How results are measured: full volumes, sliding window."""
 
@@ -165,6 +152,8 @@ class Run(Strict):
     """Sites train where they are, or one extra client sees all their cases in order with a single memory (as in the paper)."""
     classes: list[str] | None = None
     """Classes that must each be annotated by some site: a check, not a filter (what is trained is all that sites annotate)."""
+    includes: Includes = Field(default_factory=dict)
+    """{class: classes that lie inside it}, at every site whose own settings do not say otherwise."""
     data: Data = Data()
     """Where the simulated sites' data are."""
     sites: dict[str, PretendSite] = Field(default_factory=dict)
@@ -185,6 +174,8 @@ class Run(Strict):
     """The global uniqueness index."""
     strategy: Strategy = Strategy()
     """How updates become the next model: four choices, or a preset's name."""
+    wire: Wire = Wire()
+    """How updates travel."""
     arrivals: Arrivals = Arrivals()
     """Which site is present in which round."""
     evaluate: Evaluate = Evaluate()
@@ -204,8 +195,8 @@ class Run(Strict):
 
     @model_validator(mode="after")
     def _sized(self) -> Self:
-        """A site that gives no size of its own has the engine's: from here on every site says its numbers."""
-        size = {"cpus": self.engine.cpus, "gpus": self.engine.gpus}
+        """A site that gives no size or overlaps of its own has the run's: from here on every site says its own."""
+        size = {"cpus": self.engine.cpus, "gpus": self.engine.gpus, "includes": self.includes}
         for name, site in self.sites.items():
             missing = {key: value for key, value in size.items() if key not in site.model_fields_set}
             self.sites[name] = site.model_copy(update=missing)

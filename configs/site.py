@@ -3,10 +3,11 @@
 The text under a field is its documentation.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 
 class Strict(BaseModel):
@@ -44,6 +45,32 @@ class Split(Strict):
         return test
 
 
+def within(name: str, includes: Mapping[str, Sequence[str]]) -> list[str]:
+    """The classes that lie inside a class, at whatever depth, the nearest first.
+
+    >>> within("abdomen", {"abdomen": ["liver"], "liver": ["tumor", "vessel"]})
+    ['liver', 'tumor', 'vessel']
+    """
+    found = list(dict.fromkeys(includes.get(name, ())))
+    for inner in found:  # grows as it is gone through
+        found += [deeper for deeper in includes.get(inner, ()) if deeper not in found]
+    return found
+
+
+def without_circles(includes: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The same, once it is sure that no class lies inside itself. Raises ValueError naming the first that does."""
+    for name, inner in includes.items():
+        if name in inner:
+            raise ValueError(f"{name!r} includes itself")
+        if through := [other for other in inner if name in within(other, includes)]:
+            raise ValueError(f"{name!r} lies inside itself, through {through[0]!r}")
+    return includes
+
+
+Includes = Annotated[dict[str, list[str]], AfterValidator(without_circles)]
+"""{class: the classes that lie inside it}."""
+
+
 class SiteFile(Strict):
     """One hospital's own settings. Nothing of this is in the server's config of a deployment."""
 
@@ -57,6 +84,8 @@ class SiteFile(Strict):
     """Train, validation and test by subject; default: `data.split`."""
     labels: dict[str, int | list[int]] | None = None
     """Class name -> value(s) in the label files; classes may overlap (liver: [1, 5], tumor: 5). Default: dataset.json's."""
+    includes: Includes | None = None
+    """{class: classes that lie inside it}: a liver's voxels are its own and its tumours'. Default: the recipe's `includes`."""
     annotates: list[str] | None = None
     """The classes that this site's experts drew in every case; default: all in `labels`."""
     domains: Selection | None = None

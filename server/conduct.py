@@ -11,23 +11,25 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from configs.card import METADATA as METADATA
+from configs.card import model_card
 from configs.schema import Run
 from server import checkpoint
 from server.arrivals import make_schedule
+from server.classes import class_dice, to_csv
 from server.durable import write_whole
 from server.federation import Federation
 from server.loop import CaseRows, Loop
 from server.metrics import Measured, final_metrics
 from server.record import Record
 from server.remembered import Remembered
+from server.secret import secret_of
 from server.sites import Sites
+from server.strategy import strategy_of
 from server.tensors import read_tensors, write_tensors
-from strategies import make_strategy
 from strategies.base import Weights
 
 PACKAGES = ("torch", "monai", "flwr", "ray", "numpy")
-METADATA = "sitestream"
-"""The one key of model.safetensors' metadata: several would be written in no particular order."""
 
 
 def conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
@@ -43,7 +45,7 @@ def conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
         federation = checkpoint.load(folder) or _begin(run, record)
         record.cut(federation.record)
         schedule = make_schedule(run.arrivals, list(run.sites))
-        strategy = make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share, run.strategy.merge_args)
+        strategy = strategy_of(run, secret_of(folder) if run.strategy.privacy else b"")
         remembered = Remembered(run.index, run.memory, run.sketch.size)
         if federation.index[0]:
             remembered.restore(*federation.index)
@@ -99,6 +101,8 @@ def _leave_results(federation: Federation, rows: CaseRows, run: Run, folder: Pat
     held = sum(count for site, count in federation.held.items() if site not in federation.left)  # who leaves takes it along
     retained = held / streamed if streamed else 0.0
     metrics = final_metrics(federation.results, rows, retained)
+    by_class = to_csv(class_dice(rows), federation.classes, federation.results.sites)
+    write_whole(folder / "classes.csv", lambda draft: draft.write_text(by_class))
     for name, measured in metrics.items():
         record.append("metric", id=name, value=measured.value, cells=measured.cells)
     seconds = {f"seconds_{phase}": spent for phase, spent in federation.seconds.items() if phase != "total"}
@@ -115,16 +119,8 @@ def save_model(federation: Federation, run: Run, path: Path) -> None:
     """The model, with everything that predicting needs: network, pre-processing, window, classes by row."""
     weights, roles = federation.state.weights, federation.roles
     rows = next((len(tensor) for name, tensor in weights.items() if roles.get(name) == "head"), None)
-    facts = {
-        "network": run.model.network,
-        "args": run.model.args,
-        "classes": federation.classes[:rows],  # a class that nobody has trained yet has no row
-        "preprocess": run.preprocess.model_dump(mode="json"),
-        "patch": run.train.patch,
-        "overlap": run.evaluate.overlap,
-        "seed": run.seed,
-    }
-    write_whole(path, lambda draft: write_tensors(weights, draft, {METADATA: json.dumps(facts)}))
+    card = model_card(run, federation.classes[:rows])  # a class that nobody has trained yet has no row
+    write_whole(path, lambda draft: write_tensors(weights, draft, card))
 
 
 def _or_null(value: float) -> float | None:

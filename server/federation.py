@@ -37,6 +37,12 @@ class Federation:
     stage: str | None = None
     """The stage under way: sites have arrived and are not yet evaluated."""
     results: ResultMatrix = field(default_factory=ResultMatrix)
+    refused: dict[str, str] = field(default_factory=dict)
+    """{site: why its last update was not used}: it is told with its next order."""
+    merged: dict[str, int] = field(default_factory=dict)
+    """{site: the last round of which its update was merged}."""
+    taught: frozenset[str] = frozenset()
+    """The classes that the model has been taught by anybody."""
     held: dict[str, int] = field(default_factory=dict)
     """{site: samples in its memory}."""
     index: tuple[dict[str, Any], Weights] = field(default_factory=lambda: ({}, {}))
@@ -57,6 +63,11 @@ class Federation:
         """Sites that learn, have come and not left for good, whether present or paused: those that have a memory."""
         return [site for site in self.arrived if site not in self.left and self.known[site].cases]
 
+    @property
+    def learners(self) -> list[frozenset[str]]:
+        """What each site that has arrived and learns annotates."""
+        return [frozenset(self.known[site].classes) for site in self.arrived if self.known[site].cases]
+
     def spend(self, phase: str, seconds: float) -> Self:
         """The time account with a phase's seconds added."""
         return replace(self, seconds=self.seconds | {phase: self.seconds.get(phase, 0.0) + seconds})
@@ -75,6 +86,9 @@ class Federation:
             "left": sorted(self.left),
             "stage": self.stage,
             "results": _results_facts(self.results),
+            "refused": self.refused,
+            "merged": self.merged,
+            "taught": sorted(self.taught),
             "held": self.held,
             "index": self.index[0],
             "seconds": self.seconds,
@@ -96,6 +110,9 @@ def from_facts(facts: dict[str, Any], state: State, index: Weights) -> Federatio
         left=frozenset(facts["left"]),
         stage=facts["stage"],
         results=_results(facts["results"]),
+        refused=facts["refused"],
+        merged=facts["merged"],
+        taught=frozenset(facts["taught"]),
         held=facts["held"],
         index=(facts["index"], index),
         seconds=facts["seconds"],

@@ -1,11 +1,14 @@
 """The top of the report: what a reader should know after ten seconds."""
 
+from collections.abc import Mapping
 from math import isnan
+from typing import Any
 
 from server.digest import Digest, Row
 from server.metrics import Measured
 from server.page import duration, number, text
 
+CHOICES = ("merge", "weigh", "share", "objective")
 NOTHING = Measured(float("nan"), 0)
 
 
@@ -48,14 +51,23 @@ def _in_words(run: Digest) -> list[str]:
 def _recipe(run: Row) -> str:
     """Strategy and memory in one line."""
     strategy, memory = run.get("strategy") or {}, run.get("memory") or {}
-    parts = [f"{name} <b>{text(value)}</b>" for name, value in strategy.items()]
+    chosen = [name for name in CHOICES if strategy.get(name)]
+    parts = [f"{name} <b>{text(strategy[name])}</b>{_settings(strategy.get(f'{name}_args'))}" for name in chosen]
+    if strategy.get("personalise"):
+        parts.append(f"own models <b>{text(strategy['personalise'])} steps</b>{_settings({'pull': strategy.get('pull')})}")
+    if strategy.get("privacy"):
+        parts.append(f"privacy{_settings(strategy['privacy'])}")
     if memory.get("policy"):
-        settings = ", ".join(f"{text(key)} {text(value)}" for key, value in (memory.get("args") or {}).items())
-        budget = f"budget {text(memory.get('budget', '–'))}"
-        parts.append(f"memory <b>{text(memory['policy'])}</b> ({', '.join(filter(None, (settings, budget)))})")
+        settings = _settings({**(memory.get("args") or {}), "budget": memory.get("budget", "–")})
+        parts.append(f"memory <b>{text(memory['policy'])}</b>{settings}")
     if run.get("paradigm"):
         parts.append(f"paradigm <b>{text(run['paradigm'])}</b>")
     return f'<p class="soft">{" · ".join(parts)}</p>' if parts else ""
+
+
+def _settings(given: Mapping[str, Any] | None) -> str:
+    """A choice's own settings in brackets; nothing where there are none."""
+    return f" ({', '.join(f'{text(key)} {text(value)}' for key, value in given.items())})" if given else ""
 
 
 def _value(run: Digest, name: str) -> float:

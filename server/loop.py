@@ -1,7 +1,7 @@
 """A run, round by round: `Loop.round` is the whole story, the rest are its sentences."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,18 @@ from typing import Any
 from configs.schema import Run
 from server import checkpoint
 from server.arrivals import ArrivalSchedule
-from server.durable import write_whole
 from server.federation import Federation, Known
 from server.metrics import START, site_dice
+from server.orders import Orders
+from server.personal import personalised, write_results
 from server.record import Record
 from server.remembered import Remembered
-from server.replies import invalid, why_incomplete, why_unfit
 from server.sites import Sites
-from server.spool import Spool
+from server.turn import Turn
+from server.updates import why_unfit
 from strategies import Strategy
 from strategies.base import State, Weights
-from wire import Failure, Order, Reply, Task, size, sketch_bytes, told_bytes
+from wire import Failure
 
 CaseRows = list[dict[str, Any]]
 
@@ -44,13 +45,18 @@ class Loop:
     clock: float = field(default_factory=time.perf_counter)
     """Up to when the total of seconds is counted."""
 
+    def __post_init__(self) -> None:
+        """The parts that need others."""
+        self.orders = Orders(self.sites, self.record, self.strategy.share.home, self.schedule.rounds)
+        self.turn = Turn(self.run, self.folder, self.orders, self.strategy, self.record, self.remembered)
+
     def __call__(self, federation: Federation) -> tuple[Federation, CaseRows]:
         """All rounds that are left; the end state and the last evaluation's case rows."""
         if not federation.state.weights:
             federation = self.save(self.start(federation))
         for number in range(federation.round + 1, self.schedule.rounds + 1):
             federation = self.save(self.round(federation, number))
-        return self.end_stage(federation, last=True)
+        return self.personalise(*self.end_stage(federation, last=True))
 
     def round(self, federation: Federation, number: int) -> Federation:
         """One order to the present sites, and one merge (or one per turn)."""
@@ -66,9 +72,10 @@ class Loop:
         cost = {"draws": 0, "bytes_down": 0, "bytes_up": 0}
         failed: list[Failure] = []
         for turn in self.strategy.turns(learners) if learners else ():
-            federation, spent, failures = self.train(federation, number, turn)
+            federation, spent, failures = self.turn(federation, number, turn)
             failed += failures
             cost = {name: cost[name] + spent[name] for name in cost}
+        failed = [failure for failure in failed if failure.kind not in ("invalid", "refused")]  # those did answer
         if learners and len(failed) == len(learners):
             raise CannotContinue(f"no site answered in round {number} ({failed[0].site}: {failed[0].reason})")
         if summary := self.remembered.summary(federation.live, federation.held):
@@ -91,19 +98,20 @@ class Loop:
         weights, classes = self.given
         classes = tuple(dict.fromkeys((*classes, *(c for site in arriving for c in federation.known[site].classes))))
         federation = replace(federation, classes=classes)
-        replies, failures = self.ask({}, [self.order(federation, arriving[0], "init", 0)])
+        replies, failures = self.orders.ask({}, [self.orders.order(federation, arriving[0], "init", 0)])
         if failures:
             raise CannotContinue(f"no initial weights: {failures[0].site}: {failures[0].reason}")
         reply = replies[arriving[0]]
         if weights and (reason := why_unfit(weights, reply.weights, reply.roles, len(self.given[1]))):
             raise ValueError(f"model.weights: they do not belong to model.network: {reason}")
-        federation = replace(federation, state=State(weights or reply.weights), roles=dict(reply.roles))
+        taught = frozenset(self.given[1])
+        federation = replace(federation, state=State(weights or reply.weights), roles=dict(reply.roles), taught=taught)
         return self.evaluate(federation, START)[0]
 
     def greet(self, federation: Federation, number: int) -> Federation:
         """Hello to whoever has connected since: each says its stream, test cases and classes."""
         strangers = self.schedule.in_order(self.sites.connected() - federation.known.keys())
-        replies, _ = self.ask({}, [self.order(federation, site, "hello", number) for site in strangers])
+        replies, _ = self.orders.ask({}, [self.orders.order(federation, site, "hello", number) for site in strangers])
         known = dict(federation.known)
         for site in (site for site in strangers if site in replies):
             reply = replies[site]
@@ -128,58 +136,6 @@ class Loop:
         self.remembered.depart(sorted(gone - federation.left))
         return replace(federation, present=present, left=federation.left | gone, stage=stage)
 
-    def train(self, federation: Federation, number: int, turn: list[str]) -> tuple[Federation, dict[str, int], list[Failure]]:
-        """A turn: orders out, updates into the spool as they come, one merge in site order; what it cost, who failed."""
-        spool, shared, classes = Spool(self.folder), federation.state.weights, federation.classes
-
-        def take(reply: Reply) -> Reply | Failure:
-            if reason := why_unfit(reply.weights, shared, federation.roles, len(classes)):
-                return invalid(reply, reason)
-            return spool.take(reply)
-
-        words = self.remembered.words(federation.live, turn, self.run.train.replay_steps)
-        orders = [replace(self.order(federation, site, "train", number), **words[site]) for site in turn]
-        clock = time.perf_counter()
-        replies, failures = self.ask(shared, orders, take)
-        federation = federation.spend("training", time.perf_counter() - clock)
-        told = {order.site: told_bytes(order) for order in orders}
-        up = {site: spool.bytes_up[site] + sketch_bytes(reply) for site, reply in replies.items()}
-        for site, reply in replies.items():
-            cost = {"bytes_down": size(shared) + told[site], "bytes_coverage": told[site], "bytes_up": up[site]}
-            self.note_reply(federation, reply, number, cost)
-        clock = time.perf_counter()
-        state = self.merged(federation, number, replies, spool)
-        held = federation.held | {site: int(reply.rows[0]["memory"]) for site, reply in replies.items()}
-        down = size(shared) * len(orders) + sum(told.values())
-        draws = sum(reply.draws for reply in replies.values())
-        cost = {"draws": draws, "bytes_down": down, "bytes_up": sum(up.values())}
-        spool.close()
-        federation = federation.spend("merging", time.perf_counter() - clock)
-        return replace(federation, state=state, held=held), cost, failures
-
-    def merged(self, federation: Federation, number: int, replies: dict[str, Reply], spool: Spool) -> State:
-        """The next state; as it was if nobody trained, or fewer sites than the merge works with."""
-        trained, needed = sum(1 for reply in replies.values() if reply.draws), self.strategy.merge_rule.min_present
-        if trained >= needed:
-            updates = spool.updates(self.remembered.uniqueness(replies))
-            return self.strategy.merge(federation.state, updates, federation.roles, federation.classes)
-        if trained:
-            reason = f"the merge needs the updates of {needed} sites and has {trained}: the model stays as it was"
-            facts = {"round": number, "site": "+".join(sorted(replies)), "task": "train", "kind": "refused", "reason": reason}
-            self.record.append("failure", **facts)
-        return federation.state
-
-    def note_reply(self, federation: Federation, reply: Reply, number: int, cost: dict[str, int]) -> None:
-        """A reply's facts into the record, its sketches into the index."""
-        where = {"round": number, "site": reply.site}
-        for gone in self.remembered.evictions(reply):
-            self.record.append("evict", **gone | where)
-        if problem := self.remembered.take(reply):
-            self.record.append("failure", **where, task="train", kind="invalid", reason=f"{problem}; its update counts")
-        facts = {name: fact for name, fact in reply.rows[0].items() if name != "evicted"}
-        facts |= where | {"stage": federation.stage, "draws": reply.draws, "bytes_sketches": sketch_bytes(reply)}
-        self.record.append("train", **facts | cost)
-
     def end_stage(self, federation: Federation, last: bool = False) -> tuple[Federation, CaseRows]:
         """If a stage is under way it ends here: R gains a row."""
         if federation.stage is None:
@@ -191,9 +147,9 @@ class Loop:
     def evaluate(self, federation: Federation, stage: str, last: bool = False) -> tuple[Federation, CaseRows]:
         """Every connected site evaluates the model on its own test cases; their Dice are a row of R."""
         clock = time.perf_counter()
-        tested = [s for s in self.hospitals(self.sites.connected() & federation.known.keys()) if federation.known[s].tests]
-        orders = [replace(self.order(federation, s, "evaluate", federation.round), last=last) for s in sorted(tested)]
-        replies, failures = self.ask(federation.state.weights, orders)
+        tested = self.tested(federation)
+        orders = [replace(self.orders.order(federation, s, "evaluate", federation.round), last=last) for s in tested]
+        replies, failures = self.orders.ask(federation.state.weights, orders)
         if orders and not replies:
             why = f"{failures[0].site}: {failures[0].reason}"
             raise CannotContinue(f"no site answered the evaluation of stage {stage!r} ({why})")
@@ -206,34 +162,26 @@ class Loop:
             if site in replies:
                 self.record.append("result", stage=stage, site=site, dice=value)
         results = federation.results.with_row(stage, dice)
-        write_whole(self.folder / "R.csv", lambda draft: draft.write_text(results.to_csv()))
+        write_results(results, self.folder)
         return replace(federation, results=results).spend("evaluating", time.perf_counter() - clock), rows
+
+    def personalise(self, federation: Federation, rows: CaseRows) -> tuple[Federation, CaseRows]:
+        """If the recipe wants it, and there was a last stage: what every site reaches with a model tuned to itself."""
+        steps = self.run.strategy.personalise
+        if steps and rows:
+            learnt = [site for site in self.tested(federation) if federation.held.get(site) and site in federation.live]
+            federation = personalised(federation, learnt, steps, self.orders)
+            write_results(federation.results, self.folder)
+        return federation, rows
+
+    def tested(self, federation: Federation) -> list[str]:
+        """The connected hospitals that have test cases."""
+        connected = self.hospitals(self.sites.connected() & federation.known.keys())
+        return sorted(site for site in connected if federation.known[site].tests)
 
     def hospitals(self, sites: Iterable[str]) -> list[str]:
         """Without the extra clients, which name no stage and no column of R."""
         return [site for site in sites if site not in self.run.arrivals.extra]
-
-    def order(self, federation: Federation, site: str, task: Task, number: int) -> Order:
-        """An order to a site as the federation stands."""
-        return Order(run=federation.run, round=number, task=task, site=site, classes=federation.classes)
-
-    def ask(
-        self, shared: Weights, orders: Iterable[Order], take: Callable[[Reply], Reply | Failure] = lambda reply: reply
-    ) -> tuple[dict[str, Reply], list[Failure]]:
-        """Replies by site, in site order, and failures, which are recorded. `take` handles each as it comes."""
-
-        def checked(reply: Reply) -> Reply | Failure:
-            reason = why_incomplete(reply)
-            return invalid(reply, reason) if reason else take(reply)
-
-        answers = [
-            answer if isinstance(answer, Failure) else checked(answer) for answer in self.sites.ask(shared, list(orders))
-        ]
-        answers.sort(key=lambda answer: answer.site)
-        failures = [answer for answer in answers if isinstance(answer, Failure)]
-        for failure in failures:
-            self.record.append("failure", **vars(failure))
-        return {answer.site: answer for answer in answers if isinstance(answer, Reply)}, failures
 
     def save(self, federation: Federation) -> Federation:
         """A checkpoint of everything up to here."""

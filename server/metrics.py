@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 START = "start"
 """The name of R's first row: before training."""
+OWN = ".own"
+"""How the columns of R.csv end that hold the results of the sites' own models."""
 
 
 class Measured(NamedTuple):
@@ -40,6 +42,8 @@ class ResultMatrix:
     """[T + 1, K] Dice, nan where a cell is empty."""
     arrival: tuple[int, ...] = ()
     """[K] the row in which each site arrived, its diagonal; 0: it never did."""
+    own: Mapping[str, float] = field(default_factory=dict)
+    """{site: Dice of the last model after the site tuned it to itself}; no cell of R, and part of `acc.own` alone."""
 
     def __post_init__(self) -> None:
         """Names and values must fit each other."""
@@ -56,12 +60,16 @@ class ResultMatrix:
         return type(self)(sites, stages, values, _arrivals(sites, stages))
 
     def to_csv(self) -> str:
-        """R as text: `stage,<site>,...`, one line per stage, 6 decimals, nothing where a cell is empty."""
+        """R as text: `stage,<site>,...`, one line per stage, 6 decimals, nothing where a cell is empty.
+
+        What the sites' own models reach stands in the last line, in columns `<site>.own`.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["stage", *self.sites])
-        for stage, row in zip(self.stages, self.values, strict=True):
-            writer.writerow([stage, *("" if isnan(value) else f"{value:.6f}" for value in row)])
+        writer.writerow(["stage", *self.sites, *(f"{site}{OWN}" for site in self.own)])
+        for t, (stage, row) in enumerate(zip(self.stages, self.values, strict=True)):
+            own = self.own.values() if t == self.last else [nan] * len(self.own)
+            writer.writerow([stage, *("" if isnan(value) else f"{value:.6f}" for value in (*row, *own))])
         return text.getvalue()
 
     @classmethod
@@ -74,18 +82,26 @@ class ResultMatrix:
         rows = list(csv.reader(io.StringIO(text)))
         if not rows or rows[0][:1] != ["stage"]:
             raise ValueError("no result matrix: the first line should be `stage,<site>,<site>,...`")
-        sites, stages = tuple(rows[0][1:]), tuple(row[0] for row in rows[1:] if row)
+        columns, stages = rows[0][1:], tuple(row[0] for row in rows[1:] if row)
+        sites = tuple(name for name in columns if not _is_own(name, columns))
         try:
             cells = [[float(cell) if cell else nan for cell in row[1:]] for row in rows[1:] if row]
-            values = np.array(cells, np.float64).reshape(len(stages), len(sites))
+            values = np.array(cells, np.float64).reshape(len(stages), len(columns))
         except ValueError as error:
             raise ValueError(f"no result matrix: {error}") from None
-        return cls(sites, stages, values, _arrivals(sites, stages) if arrival is None else tuple(arrival))
+        last = dict(zip(columns, values[-1].tolist() if stages else (), strict=False))
+        own = {name.removesuffix(OWN): dice for name, dice in last.items() if _is_own(name, columns)}
+        values = values[:, [column for column, name in enumerate(columns) if not _is_own(name, columns)]]
+        return cls(sites, stages, values, _arrivals(sites, stages) if arrival is None else tuple(arrival), own)
 
     @property
     def last(self) -> int:
         """T, the index of the last row."""
         return len(self.stages) - 1
+
+
+def _is_own(column: str, columns: Sequence[str]) -> bool:
+    return column.endswith(OWN) and column.removesuffix(OWN) in columns
 
 
 def _arrivals(sites: Sequence[str], stages: Sequence[str]) -> tuple[int, ...]:
@@ -160,6 +176,11 @@ def _then_and_now(matrix: ResultMatrix) -> list[tuple[float, float]]:
     ]
 
 
+def acc_own(matrix: ResultMatrix) -> Measured:
+    """mean_k of the Dice that site k's own model reaches there"""
+    return mean(matrix.own.values())
+
+
 METRICS: dict[str, Callable[[ResultMatrix], Measured]] = {
     "acc": acc,
     "aia": aia,
@@ -178,6 +199,7 @@ MEANINGS = {
     "fwt.gem": "what earlier sites taught about a site before it arrived, in Dice over the untrained model",
     "fgt.chaudhry": "loss since a site's best stage, in Dice (above 0: forgotten)",
     "plasticity": "mean Dice on a site when it has just been learnt",
+    "acc.own": "mean Dice over the sites at the end, each with the last model tuned to its own memory",
     "dice": "mean over test cases and classes whose label has the class",
     "dice.all": "the same, also counting absent classes: 1 if the prediction lacks them too, else 0",
     "hd95": "95th percentile of the surface distance, mm (below is better)",
@@ -209,12 +231,13 @@ def normdel(mean_iou: float, retained: float) -> float:
 
 
 def final_metrics(matrix: ResultMatrix, rows: Sequence[Mapping[str, Any]], retained: float) -> dict[str, Measured]:
-    """Every metric by id after the last stage.
+    """Every metric by id after the last stage; `acc.own` where sites tuned models of their own.
 
     `rows` are all "case" rows of that stage; the case metrics are plain means over cases and classes, where `acc`
     gives each site the same weight. `retained` is as in `normdel`.
     """
     metrics = {name: metric(matrix) for name, metric in METRICS.items()}
+    metrics |= {"acc.own": acc_own(matrix)} if matrix.own else {}
     metrics |= {name: mean(row.get(name) for row in rows) for name in ("dice", "dice.all", "hd95", "nsd")}
     iou = mean(row.get("iou") for row in rows)
     return metrics | {"normdel": Measured(normdel(iou.value, retained), iou.cells)}

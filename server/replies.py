@@ -4,9 +4,6 @@ from collections.abc import Callable, Mapping
 from reprlib import repr as short
 from typing import Any
 
-import numpy as np
-
-from strategies.base import Weights
 from wire import EVICTED_KEYS, PRIVACY_KEYS, ROW_KEYS, Failure, Reply
 
 RESERVED = {"event", "round", "site", "stage"}
@@ -80,20 +77,6 @@ ROWS: dict[str, dict[str, Kind]] = {
     },
 }
 """What the server and its report read from rows, by task; wire.ROW_KEYS is all they may say."""
-
-
-def why_unfit(update: Weights, model: Weights, roles: dict[str, str], rows: int) -> str | None:
-    """Why an update cannot be merged into the model with `rows` head rows, in words; None if it can."""
-    if odd := sorted(update.keys() ^ model.keys()):
-        return f"its tensors are not the model's: {odd[0]} is {'unknown' if odd[0] in update else 'missing'}"
-    for name, tensor in update.items():
-        shape = model[name].shape
-        wanted = (rows, *shape[1:]) if roles.get(name) == "head" else shape
-        if tensor.shape != wanted or tensor.dtype != model[name].dtype:
-            return f"{name} is {tensor.dtype} {list(tensor.shape)}, the model's {model[name].dtype} {list(wanted)}"
-        if not np.isfinite(tensor).all():
-            return f"{name} is not finite"
-    return None
 
 
 def why_incomplete(reply: Reply) -> str | None:

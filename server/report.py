@@ -1,10 +1,11 @@
 """report.html: what a run did, in one file that needs no network, on a screen or on paper."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from server.classes import class_dice
 from server.digest import Digest, read_record, read_run
 from server.figures import (
     dice_over_stages,
@@ -73,6 +74,22 @@ def results(run: Digest) -> str:
     return _section("Results", "".join(parts))
 
 
+def own_models(run: Digest) -> str:
+    own, shared = run.matrix.own, dict(zip(run.matrix.sites, run.matrix.values[-1:].ravel().tolist(), strict=False))
+    if not own:
+        return ""
+    tints = site_colours(run)
+    rows = [
+        [f"{_swatch(tints[site])}{text(site)}", number(shared[site]), number(dice), number(dice - shared[site], sign=True)]
+        for site, dice in own.items()
+    ]
+    steps = (run.run.get("strategy") or {}).get("personalise")
+    note = f"Each site tuned the last model to its own memory ({text(steps)} steps); the tuned model stays with it."
+    header = ["site", "shared model", "own model", "gain"]
+    table_of_sites = table(header, [*rows, _means(own, shared)] if len(own) > 1 else rows, range(1, 4))
+    return _section("Own models", f'<p class="soft">{note} Dice on the site\'s test cases.</p>{table_of_sites}')
+
+
 def forgotten(run: Digest) -> str:
     if not any(1 <= start < run.matrix.last for start in run.matrix.arrival):
         return _section("Forgetting", '<p class="soft">No site was followed by another, so nothing can be forgotten.</p>')
@@ -84,16 +101,16 @@ def classes(run: Digest) -> str:
     rows = run.last_cases
     if not rows:
         return ""
-    names, sites = run.classes, [site for site in run.matrix.sites if any(row["site"] == site for row in rows)]
+    dice, sites = class_dice(rows), [site for site in run.matrix.sites if any(row["site"] == site for row in rows)]
     lines = []
-    for name in names:
-        cells = [mean(row["dice"] for row in rows if row["class"] == name and row["site"] == site) for site in sites]
-        if any(row["class"] == name for row in rows):
-            average = mean(cell.value for cell in cells)
-            lines.append([text(name), *(_with_count(cell) for cell in cells), f"<b>{number(average.value)}</b>"])
+    for name in (name for name in run.classes if name in dice):
+        average = mean(cell.value for cell in dice[name].values())
+        cells = [_with_count(dice[name][site]) if site in dice[name] else "" for site in sites]
+        lines.append([f"{_swatch(class_colours(run)[name])}{text(name)}", *cells, f"<b>{number(average.value)}</b>"])
     stage = rows[-1]["stage"]
     when = "before training" if stage == START else f"after stage {text(stage)}"
-    note = f'<p class="soft">Mean Dice {when}, over the test cases whose label has the class (how many: in brackets).</p>'
+    which = "over the test cases whose label has the class (how many: in brackets); empty: the site does not annotate it"
+    note = f'<p class="soft">Mean Dice {when}, {which}.</p>'
     header = ["class", *(text(site) for site in sites), "mean over sites"]
     return _section("Classes", note + table(header, lines, range(1, len(header))))
 
@@ -157,7 +174,7 @@ def failures(run: Digest) -> str:
 def provenance(run: Digest) -> str:
     versions = ", ".join(f"{text(name)} {text(version)}" for name, version in (run.run.get("versions") or {}).items())
     end = run.end or {}
-    phases = ("training", "evaluating", "merging", "saving")
+    phases = ("training", "evaluating", "personalising", "merging", "saving")
     spent = ", ".join(f"{phase} {duration(end[key])}" for phase in phases if (key := f"seconds_{phase}") in end)
     parts = [
         f"<p>To run it again:</p><pre>python run_sim.py run {text(run.folder)}/config.yaml</pre>",
@@ -174,6 +191,7 @@ SECTIONS: tuple[Callable[[Digest], str], ...] = (
     results,
     forgotten,
     classes,
+    own_models,
     memory,
     training,
     slices,
@@ -196,6 +214,13 @@ def _site_line(run: Digest, site: str) -> list[str]:
     name = f"{_swatch(site_colours(run)[site])}{text(site)}{' (extra client)' if row.get('extra') else ''}"
     names = ", ".join(text(name) for name in row.get("classes") or ())
     return [name, names, text(row.get("cases", "–")), text(row.get("tests", "–")), str(draws), str(steps), size(down), size(up)]
+
+
+def _means(own: Mapping[str, float], shared: Mapping[str, float]) -> list[str]:
+    """The last row of the table of own models, over the sites that have one."""
+    pairs = [(shared[site], dice) for site, dice in own.items() if dice == dice]
+    before, after, gain = mean(b for b, _ in pairs), mean(a for _, a in pairs), mean(a - b for b, a in pairs)
+    return [f"<b>{cell}</b>" for cell in ("mean", number(before.value), number(after.value), number(gain.value, sign=True))]
 
 
 def _card(slices: Slices, tints: dict[str, str]) -> str:

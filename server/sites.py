@@ -11,7 +11,7 @@ from typing import Protocol
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
-import wire
+import packing
 from strategies.base import Weights
 from wire import Failure, FailureKind, Order, Reply
 
@@ -60,7 +60,7 @@ class GridSites:
 
     def ask(self, shared: Weights, orders: Iterable[Order]) -> Iterator[Reply | Failure]:
         """Send the orders, the shared weights packed once, and yield each answer when it comes."""
-        waiting, failures = self._push(wire.pack_weights(shared), orders)
+        waiting, failures = self._push(packing.pack_weights(shared), orders)
         yield from failures
         end = time.monotonic() + self.deadline_s
         while waiting and time.monotonic() < end:
@@ -98,7 +98,7 @@ class GridSites:
     def _message(self, order: Order, record: ArrayRecord, node: int) -> Message:
         kind = order.task if order.task in ("train", "evaluate") else "query"
         ttl = self.deadline_s if math.isfinite(self.deadline_s) else None
-        return Message(wire.pack_order(order, record), node, kind, ttl=ttl, group_id=str(order.round))
+        return Message(packing.pack_order(order, record), node, kind, ttl=ttl, group_id=str(order.round))
 
     def _pull(self, waiting: dict[str, Order]) -> Iterator[Reply | Failure]:
         """What has come; an order answered leaves `waiting`. References are dropped before the next one is fetched."""
@@ -116,7 +116,7 @@ def _answer(order: Order, message: Message) -> Reply | Failure:
         error = message.error
         return _failure(order, KINDS.get(error.code, "lost"), error.reason or f"Flower's error {error.code}")
     try:
-        reply = wire.unpack_reply(message.content)
+        reply = packing.unpack_reply(message.content)
     except Exception as error:  # whatever a site sends, the round goes on
         return _failure(order, "invalid", f"the reply cannot be read: {error}")
     for name in ("run", "round", "task", "site"):

@@ -22,6 +22,8 @@ def simulate(run: Run, folder: Path) -> None:
     folders = {name: (folder / "sites" / name).absolute() for name in run.sites}
     for name, place in folders.items():
         _give_secret(place, run.seed, name)
+    if run.strategy.privacy:
+        _give_secret(folder, run.seed, "")  # the server's; no site has an empty name
     if run.engine.name == "local":
         _simulate_locally(run, folder, folders)
     else:
@@ -29,7 +31,7 @@ def simulate(run: Run, folder: Path) -> None:
 
 
 def _give_secret(place: Path, seed: int, site: str) -> None:
-    """Pretend hospitals' case ids must be the same in every repetition, so their secrets come from the seed."""
+    """Pretend hospitals' case ids and noise must be the same in every repetition, so their secrets come from the seed."""
     place.mkdir(parents=True, exist_ok=True)
     (place / "secret").write_bytes(hashlib.sha256(f"pretend {seed} {site}".encode()).digest())
     (place / "progress.json").unlink(missing_ok=True)

@@ -1,11 +1,12 @@
 """The engine for tests and the debugger: every site in this very process, one after another."""
 
 from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 
 from clients.work import Site
 from configs.schema import Run
-from wire import Failure, Order, Reply, Weights
+from wire import Failure, Order, Reply, Weights, split_extra
 
 
 class LocalSites:
@@ -20,9 +21,10 @@ class LocalSites:
 
     def ask(self, shared: Weights, orders: Iterable[Order]) -> Iterator[Reply | Failure]:
         """Each order in turn; what a site raises becomes its Failure."""
+        weights, extra = split_extra(shared)
         for order in orders:
             try:
-                yield self._sites[order.site].answer(order, shared)
+                yield self._sites[order.site].answer(replace(order, extra=extra), weights)
             except Exception as error:  # a site's fault must not end the run
                 reason = str(error) or type(error).__name__
                 yield Failure(site=order.site, round=order.round, task=order.task, kind="crashed", reason=reason)

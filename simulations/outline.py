@@ -22,7 +22,7 @@ def print_plan(plan: Plan, run: Run, console: Console) -> None:
         table.add_row(escape(site.name), str(site.rounds[0]), spans(site.rounds), *numbers, classes)
     console.print(table)
     strategy = " · ".join(value for value in run.strategy.model_dump().values() if isinstance(value, str))
-    steps = sum(site.steps for site in plan.sites)
+    steps, tuning = sum(site.steps for site in plan.sites), run.strategy.personalise
     facts = {
         "stages": f"{len(plan.stages)} in {plan.rounds} rounds: {' → '.join(plan.stages)}",
         "steps": f"{steps} of batch {run.train.batch} (sampling rate {run.train.sampling_rate})",
@@ -32,6 +32,7 @@ def print_plan(plan: Plan, run: Run, console: Console) -> None:
         "memory": f"{run.memory.policy}, {_budget(run)}{_own_budgets(run)}",
         **_index(run, len(plan.sites)),
         "strategy": strategy,
+        **({"own models": f"{tuning} steps at each site on its memory, at the end"} if tuning else {}),
         "on the wire": f"about {plan.wire_bytes / 1e6:.1f} MB",
         "engine": run.engine.name,
     }

@@ -1,6 +1,6 @@
 """What a config would do, without doing it: every name looked up, every case prepared, rounds, steps and bytes counted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -9,13 +9,14 @@ from clients.data import SiteCases, site_cases
 from clients.objectives import make_objective
 from clients.prepare import prepare
 from clients.train import pick_device
+from compress import encode
 from configs.load import cache_root, nearest
 from configs.schema import Run
 from memory import make_policy
 from memory.policy import needs
 from server.arrivals import make_schedule
-from strategies import Strategy, make_strategy
-from wire import size
+from server.strategy import strategy_of
+from wire import Weights, size
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Plan:
     parameters: int
     model_bytes: int
     wire_bytes: int
-    """Weights down and up for training, down for evaluation, and what the index adds."""
+    """Weights down and, compressed, up for training, down for evaluation, and what the index adds."""
 
 
 def check_names(run: Run) -> None:
@@ -50,11 +51,14 @@ def check_names(run: Run) -> None:
     policy = make_policy(run.memory.policy, run.memory.args, run.memory.group_by, run.memory.new_share)
     if needs(policy) & {"sketch", "uniqueness", "leverage"} and not run.index.on:
         raise ValueError(f"memory.policy: {run.memory.policy} compares with other sites: it needs the index (index.on: true)")
-    _strategy(run)
-    make_objective(run.strategy.objective)
+    strategy = strategy_of(run)
+    make_objective(run.strategy.objective, run.strategy.objective_args)
     if run.model.network not in model.NETWORKS:
         raise ValueError(f"model.network: there is no {run.model.network!r}; {nearest(run.model.network, model.NETWORKS)}")
-    model.build(run.model.network, run.model.args, ("class",), run.seed)
+    roles = set(model.roles(model.build(run.model.network, run.model.args, ("class",), run.seed)).values())
+    if absent := [role for role in strategy.share.home if role not in roles]:
+        why = f"{run.model.network} has none with these model.args"
+        raise ValueError(f"strategy.share: {run.strategy.share} keeps the {absent[0]} tensors at their site, and {why}")
     model.check_patch(run.model.network, run.model.args, run.train.patch)
     if run.model.weights is not None and not run.model.weights.is_file():
         raise ValueError(f"model.weights: there is no file {run.model.weights}")
@@ -63,10 +67,6 @@ def check_names(run: Run) -> None:
             pick_device(site.device)
         except ValueError as error:
             raise ValueError(f"sites.{name}.device: {error}") from None
-
-
-def _strategy(run: Run) -> Strategy:
-    return make_strategy(run.strategy.merge, run.strategy.weigh, run.strategy.share, run.strategy.merge_args)
 
 
 def prepare_all(run: Run, said: Callable[[str, int, int], None] = lambda site, done, of: None) -> dict[str, SiteCases]:
@@ -110,26 +110,57 @@ def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
     for wanted in run.classes or ():
         if wanted not in classes:
             raise ValueError(f"classes: {wanted!r} is annotated by nobody; {nearest(wanted, classes)}")
-    weights = model.shared_weights(model.build(run.model.network, run.model.args, classes, run.seed))
+    segmenter = model.build(run.model.network, run.model.args, classes, run.seed)
+    weights = model.shared_weights(segmenter)
     stages = _stages([site for site in sites if site.name not in run.arrivals.extra])
     trained = sum(len(site.rounds) for site in sites if site.cases)
-    evaluated = (len(stages) + 1) * sum(1 for site in sites if site.tests)
-    total = size(weights) * (2 * trained + evaluated) + trained * index_bytes(run, len(sites))
+    evaluated = (len(stages) + 1 + bool(run.strategy.personalise)) * sum(1 for site in sites if site.tests)
+    _check_objective(run, sites, stages)
+    up = update_bytes(run, weights, model.roles(segmenter))
+    total = size(weights) * (trained + evaluated) + trained * (up + index_bytes(run, len(sites)) + extra_bytes(run, weights))
     parameters = sum(tensor.size for tensor in weights.values())
     return Plan(tuple(sites), classes, schedule.rounds, stages, parameters, size(weights), total)
 
 
 def _check_presence(run: Run, sites: list[SitePlan]) -> None:
-    """Raises ValueError if the merge is asked to do with fewer sites than it works with."""
-    rule = _strategy(run).merge_rule
+    """Raises ValueError if the merge is asked to do with fewer sites than it works with, or the noise is made for others."""
+    rule, privacy = strategy_of(run), run.strategy.privacy
     learning = [site for site in sites if site.cases]
     for number in sorted({round for site in learning for round in site.rounds}):
         there = sum(1 for site in learning if number in site.rounds)
+        if privacy and there != privacy.sites:
+            raise ValueError(
+                f"strategy.privacy.sites: {privacy.sites}, and in round {number} there {'is' if there == 1 else 'are'} {there} "
+                "to learn (arrivals says who is there): the noise is made for the same number in every round"
+            )
         if there < rule.min_present:
             raise ValueError(
                 f"strategy.merge: {run.strategy.merge} needs at least {rule.min_present} sites at once, "
                 f"and in round {number} there {'is' if there == 1 else 'are'} {there} (arrivals says who is there)"
             )
+
+
+def _check_objective(run: Run, sites: list[SitePlan], stages: tuple[str, ...]) -> None:
+    """Raises ValueError if the objective has nothing to do in this schedule."""
+    half, name = strategy_of(run).half, run.strategy.objective
+    rounds = [round for site in sites if site.cases for round in site.rounds]
+    if half and half.together and len(rounds) == len(set(rounds)):
+        raise ValueError(f"strategy.objective: {name} mends the drift between sites, and no two ever train in the same round")
+    if half and not half.together and len(stages) < 2:
+        raise ValueError(f"strategy.objective: {name} protects what earlier stages need, and all sites arrive at once")
+
+
+def extra_bytes(run: Run, weights: Weights) -> int:
+    """What the objective adds to a site's round at most: what every site is told beside the weights, and what it says."""
+    half = strategy_of(run).half
+    return size(weights) * (half.tells + 1) if half else 0
+
+
+def update_bytes(run: Run, weights: Weights, roles: Mapping[str, str]) -> int:
+    """What a site's update of these weights weighs on the wire: without what stays at home, compressed as the recipe says."""
+    home = strategy_of(run).share.home
+    sent, _ = encode({name: tensor for name, tensor in weights.items() if roles[name] not in home}, weights, run.wire, {})
+    return size(sent)
 
 
 def index_bytes(run: Run, sites: int) -> int:

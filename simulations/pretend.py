@@ -1,11 +1,14 @@
 """From a config to pretend hospitals on this disk: phantoms and shifts become ordinary folders, site files become whole."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil
 from pathlib import Path
 
-from clients.data import SiteCases, site_cases
+from clients.data import SOURCES, SiteCases, site_cases
+from clients.labels import own_values, with_included
+from configs.load import nearest
 from configs.schema import Arrivals, PretendSite, Run, Selection, Split
+from configs.site import without_circles
 from simulations.partition import joined_folder
 from simulations.phantoms import LABELS, write_phantoms
 from simulations.shifts import shifted_folder
@@ -14,6 +17,8 @@ STREAM = "stream"
 """The extra client of the stream paradigm."""
 MADE = "msd"
 """The source of every folder made here."""
+INCLUDES = {"liver": ["liver_tumor"]}
+"""What lies inside what in a phantom, where its site says nothing else: where both are drawn, the liver is either's voxels."""
 DATA_SEED = 0
 """Pretend hospitals are the same for every seed of a run."""
 
@@ -27,6 +32,7 @@ def materialise(run: Run) -> Run:
     if not run.sites:
         raise ValueError("sites: a simulation needs at least one site")
     sites = {name: _whole(name, site, run) for name, site in run.sites.items()}
+    _check_includes(run, sites)
     run = run.model_copy(update={"sites": sites})
     return _as_stream(run) if run.paradigm == "stream" else run
 
@@ -37,7 +43,7 @@ def _whole(name: str, site: PretendSite, run: Run) -> PretendSite:
     try:
         if site.phantoms is not None:
             root = write_phantoms(name, site.phantoms, site.annotates)
-            update |= {"source": MADE, "labels": site.labels or _phantom_labels(site)}
+            update |= {"source": MADE} | ({} if site.labels else _phantom_labels(site))
         if root is not None:
             update["root"] = root = root.expanduser().absolute()
         if site.shift is not None and root is not None:
@@ -58,12 +64,32 @@ def _require_msd(site: PretendSite, what: str) -> None:
         raise ValueError(f"{what} needs an MSD folder, and its source is {site.source!r}")
 
 
-def _phantom_labels(site: PretendSite) -> dict[str, int | list[int]]:
-    """A tumour is part of its organ: where both are drawn, the liver is the voxels of either."""
-    labels: dict[str, int | list[int]] = {name: LABELS[name] for name in site.annotates or LABELS}
-    if {"liver", "liver_tumor"} <= labels.keys():
-        labels["liver"] = [LABELS["liver"], LABELS["liver_tumor"]]
-    return labels
+def _phantom_labels(site: PretendSite) -> dict[str, object]:
+    """What a phantom's site says of its labels."""
+    includes = without_circles({**INCLUDES, **(site.includes or {})})
+    values = with_included({name: (LABELS[name],) for name in site.annotates or LABELS}, includes)
+    labels = {name: list(some) if len(some) > 1 else some[0] for name, some in values.items()}
+    return {"labels": labels, "includes": includes}
+
+
+def _check_includes(run: Run, whole: Mapping[str, PretendSite]) -> None:
+    """Raises ValueError if `includes` names a class that the labels of no site can hold."""
+    said = {"includes": run.includes} | {f"sites.{name}.includes": site.includes or {} for name, site in run.sites.items()}
+    if not any(said.values()):
+        return
+    known = {name for site in run.sites for name in _can_hold(site, run.sites[site], whole[site], run.seed)}
+    for where, includes in said.items():
+        for name in (*includes, *(inner for some in includes.values() for inner in some)):
+            if name not in known:
+                raise ValueError(f"{where}: {name!r} is a class that no site has; {nearest(name, known)}")
+
+
+def _can_hold(name: str, site: PretendSite, whole: PretendSite, seed: int) -> Iterable[str]:
+    """The classes that a site's labels can hold, drawn or not."""
+    if site.phantoms is not None and not site.labels:
+        return LABELS
+    site_cases(name, whole, seed)  # says what is wrong with its folder, if anything is
+    return own_values(whole, SOURCES[whole.source](Path(str(whole.root)))[1])
 
 
 # The stream paradigm ----------------------------------------------------------------------------------------------------
@@ -111,6 +137,7 @@ def _stream_client(sites: Mapping[str, PretendSite], cases: Mapping[str, SiteCas
         root=joined_folder(parts),
         split=Split(test=0.0),
         labels={name: list(values) for name, values in cases[first].labels.items()},
+        includes=sites[first].includes,
         domains=Selection(file="domains.json", key="origin"),
         order="listed",
         device=sites[first].device,

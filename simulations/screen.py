@@ -16,12 +16,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from simulations.by_class import class_lines, class_table, read_classes
 from simulations.lines import Lines
 from simulations.watch import Row, Watch, plain
 
 PERIOD_S = {"live": 0.25, "plain": 1.0}
 STYLES = {
     "training": "green",
+    "tuning": "green",
     "evaluating": "cyan",
     "preparing": "magenta",
     "paused": "yellow",
@@ -86,11 +88,14 @@ class Screen:
             self.live.update(frame(watch, rows, *self.console.size), refresh=True)
 
     def _close(self) -> None:
+        by_class = read_classes(self.watch.folder) if self.watch.ended else {}
         if self.live:
             self.live.stop()
             self.console.print(frame(self.watch, self.watch.update(), self.console.width))
+            if by_class:
+                self.console.print(class_table(by_class, self.console.width))
             return
-        for line in self.lines.rest():
+        for line in (*self.lines.rest(), *class_lines(by_class)):
             self._print(line)
         if not self.watch.ended:
             self._print(f"stopped in round {self.watch.round} of {self.watch.rounds} after {clock(self.watch.elapsed())}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PRESENCE = {"arrive": "present", "return": "present", "pause": "paused", "leave": "left"}
-WORKING = {"train": "training", "evaluate": "evaluating", "prepare": "preparing"}
+WORKING = {"train": "training", "tune": "tuning", "evaluate": "evaluating", "prepare": "preparing"}
 
 
 @dataclass

@@ -4,10 +4,10 @@ Flower's own classes do the arithmetic. They need all updates in memory at once,
 are |a|^2 + |b|^2 - 2ab, which in float32 (or float16) is rounding noise for updates that lie close to each other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from flwr.app import DEFAULT_TTL, Array, ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
@@ -17,7 +17,10 @@ from flwr.serverapp.strategy import Krum as FlowerKrum
 from flwr.serverapp.strategy import MultiKrum as FlowerMultiKrum
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from strategies.base import State, Update, Weigh, together
+from strategies.base import State, Update, Weigh, Weights, together
+
+Counted = list[tuple[Update, float]]
+"""Updates and their weights."""
 
 
 class Rule(Protocol):
@@ -37,20 +40,36 @@ def by_flower(self: Rule, state: State, updates: Iterable[Update], weigh: Weigh)
     Raises:
         ValueError: fewer than `min_present` updates have any weight, or they do not hold the same tensors.
     """
-    replies: list[Message] = []
-    first: Update | None = None
-    for update in updates:
-        weight = float(weigh(update))
-        if weight <= 0:
-            continue
-        first = first or update
-        _same_tensors(first, update)
-        replies.append(_reply(update, weight))
-    if first is None or len(replies) < self.min_present:
-        raise ValueError(f"{self} needs the updates of {self.min_present} sites, and {len(replies)} trained in this turn")
-    arrays, _ = self.flower(len(replies)).aggregate_train(first.round, replies)
-    weights = {name: arrays[name].numpy().astype(tensor.dtype) for name, tensor in first.weights.items()}
+    counted = [(update, float(weigh(update))) for update in updates]
+    counted = [(update, weight) for update, weight in counted if weight > 0]
+    if len(counted) < max(1, self.min_present):
+        raise ValueError(f"{self} needs the updates of {self.min_present} sites, and {len(counted)} trained in this turn")
+    first = counted[0][0]
+    for update, _ in counted:
+        same_tensors(first, update)
+    weights = {name: tensor for name, tensor in first.weights.items() if name not in first.owned}
+    weights = _aggregated(self, counted, weights, dict.fromkeys(weights, ...))
+    for name in first.owned:
+        weights[name] = first.weights[name].copy()
+        for rows, owners in _owners(counted, name):
+            weights[name][rows] = _aggregated(self, owners, {name: first.weights[name]}, {name: rows})[name]
     return State(weights, state.slots, state.step + 1)
+
+
+def _aggregated(rule: Rule, counted: Counted, wanted: Weights, rows: Mapping[str, Any]) -> Weights:
+    """What Flower makes of these rows of the wanted tensors."""
+    replies = [as_reply({name: update.weights[name][rows[name]] for name in wanted}, weight) for update, weight in counted]
+    arrays, _ = rule.flower(len(replies)).aggregate_train(counted[0][0].round, replies)
+    return {name: arrays[name].numpy().astype(tensor.dtype) for name, tensor in wanted.items()}
+
+
+def _owners(counted: Counted, name: str) -> Iterator[tuple[list[int], Counted]]:
+    """A tensor's rows by the updates that own them; with few owners the median and the trimmed mean become the mean."""
+    owned = np.array([update.owned[name] for update, _ in counted])
+    for pattern in np.unique(owned, axis=1).T:
+        if pattern.any():
+            rows = np.flatnonzero((owned == pattern[:, None]).all(axis=0))
+            yield [int(row) for row in rows], [counted[i] for i in np.flatnonzero(pattern)]
 
 
 @dataclass(frozen=True)
@@ -59,6 +78,7 @@ class Median:
 
     turns = staticmethod(together)
     merge = by_flower
+    weighs: ClassVar[bool] = False
 
     @property
     def min_present(self) -> int:
@@ -76,6 +96,7 @@ class Trimmed:
 
     turns = staticmethod(together)
     merge = by_flower
+    weighs: ClassVar[bool] = False
 
     beta: float = 0.2
     """Share of the updates that is cut off at either end, rounded down to whole updates."""
@@ -100,6 +121,8 @@ class Krum:
 
     turns = staticmethod(together)
     merge = by_flower
+    weighs: ClassVar[bool] = False
+    by_rows: ClassVar[bool] = False
 
     malicious: int = 1
     """How many sites may send anything at all, together if they like."""
@@ -123,6 +146,7 @@ class MultiKrum:
 
     turns = staticmethod(together)
     merge = by_flower
+    by_rows: ClassVar[bool] = False
 
     malicious: int = 1
     """How many sites may send anything at all, together if they like."""
@@ -154,6 +178,8 @@ class Bulyan:
 
     turns = staticmethod(together)
     merge = by_flower
+    weighs: ClassVar[bool] = False
+    by_rows: ClassVar[bool] = False
 
     malicious: int = 1
     """How many sites may send anything at all, together if they like."""
@@ -171,15 +197,17 @@ class Bulyan:
         return FlowerBulyan(num_malicious_nodes=self.malicious)
 
 
-def _reply(update: Update, weight: float) -> Message:
+def as_reply(weights: Weights, weight: float) -> Message:
+    """An update as Flower's strategies read it, in float64."""
     # Flower says of `metadata` that it is internal: the one way to a Message in a process without an identity of Flower's.
     metadata = Metadata(0, "", 0, 0, "", "", 0.0, DEFAULT_TTL, MessageType.TRAIN)
-    arrays = ArrayRecord({name: Array(np.asarray(tensor, np.float64)) for name, tensor in update.weights.items()})
-    weights = MetricRecord({"num-examples": weight})  # the name by which Flower's strategies weigh
-    return Message(content=RecordDict({"arrays": arrays, "metrics": weights}), metadata=metadata)
+    arrays = ArrayRecord({name: Array(np.asarray(tensor, np.float64)) for name, tensor in weights.items()})
+    metrics = MetricRecord({"num-examples": weight})  # the name by which Flower's strategies weigh
+    return Message(content=RecordDict({"arrays": arrays, "metrics": metrics}), metadata=metadata)
 
 
-def _same_tensors(first: Update, update: Update) -> None:
+def same_tensors(first: Update, update: Update) -> None:
+    """Raises ValueError if two updates do not hold tensors of the same names and shapes."""
     if odd := sorted(first.weights.keys() ^ update.weights.keys()):
         raise ValueError(f"the update of site {update.site!r} does not hold the same tensors as the others: {odd[0]}")
     for name, tensor in first.weights.items():

@@ -12,6 +12,7 @@ class Cyclic:
     """One site at a time, each from where the one before it stopped; who comes last has the last word of the round."""
 
     min_present: ClassVar[int] = 1
+    weighs: ClassVar[bool] = False
 
     def turns(self, present: list[str]) -> list[list[str]]:
         """Every site is a turn."""

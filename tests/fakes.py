@@ -1,6 +1,7 @@
 """Sites of a few numbers, for the server's tests: no torch, no disk, and everything they do can be done by hand.
 
-A site adds its `step` to the body and to the head rows of its classes. Its Dice is the body's first number / 100.
+A site adds its `step` to the body and to the head rows of its classes. Its Dice is (the body's first number + the steps of
+tuning ordered) / 100.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Set
@@ -72,7 +73,7 @@ class FakeSites:
         return {"weights": {"body": shared["body"] + np.float32(site.step), "head": head}, "draws": site.draws, "rows": (row,)}
 
     def _evaluate(self, site: Fake, order: Order, shared: Weights) -> dict[str, Any]:
-        dice = float(shared["body"][0]) / 100
+        dice = (float(shared["body"][0]) + order.personalise) / 100
         surface = {"hd95": 1.0, "nsd": 0.5} if order.last else {}
         rows = [
             {"case": f"{order.site}{i}", "class": name, "dice": dice, "dice.all": dice, "iou": dice / 2} | surface

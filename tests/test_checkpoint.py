@@ -196,31 +196,45 @@ def reply(site: str, value: float, draws: int = 1) -> Reply:
     return Reply(run="r", round=2, task="train", site=site, weights=weights, extra=extra, draws=draws, classes=("liver",))
 
 
+def taken(spool: Spool, reply: Reply) -> Reply:
+    """Into the spool as it came, without compression."""
+    return spool.take(reply, reply.weights)
+
+
+def test_what_is_merged_is_what_was_made_whole_and_what_is_counted_is_what_travelled(tmp_path):
+    spool, short = Spool(tmp_path), reply("a", 1.0)
+    spool.take(short, {"w": np.full(3, 2.0, np.float64)})
+    (update,) = spool.updates({}, ())
+    assert (update.weights["w"].tolist(), spool.bytes_up) == ([2, 2, 2], {"a": 3 * 4 + 8})
+
+
 def test_updates_come_back_in_site_order_whatever_came_first(tmp_path):
     spool = Spool(tmp_path)
-    light = [spool.take(reply("b", 2.0)), spool.take(reply("a", 1.0, 5))]
+    light = [taken(spool, reply("b", 2.0)), taken(spool, reply("a", 1.0, 5))]
     assert [(r.site, r.weights, r.extra) for r in light] == [("b", {}, {}), ("a", {}, {})]
     assert spool.bytes_up == {"b": 20, "a": 20}
-    first, second = spool.updates({"a": 0.5})
+    first, second = updates = spool.updates({"a": 0.5}, ("liver", "spleen"))
+    assert [update.site for update in updates] == ["a", "b"]  # a second pass reads them anew
     assert (first.site, first.weights["w"].tolist(), first.extra["v"].tolist(), first.draws) == ("a", [1, 1, 1], [1.0], 5)
     assert (second.site, second.classes, second.round) == ("b", frozenset({"liver"}), 2)
     assert (first.uniqueness, second.uniqueness) == (0.5, 1.0)
+    assert first.rows == second.rows == ("liver", "spleen")
     spool.close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_spool_holds_nothing_of_a_dead_one(tmp_path):
-    Spool(tmp_path).take(reply("old", 9.0))
+    taken(Spool(tmp_path), reply("old", 9.0))
     spool = Spool(tmp_path)
-    spool.take(reply("a", 1.0))
-    assert [update.site for update in spool.updates({})] == ["a"]
+    taken(spool, reply("a", 1.0))
+    assert [update.site for update in spool.updates({}, ())] == ["a"]
 
 
 def test_updates_are_read_one_at_a_time(tmp_path):
     spool = Spool(tmp_path)
     for site in "ab":
-        spool.take(reply(site, 1.0))
-    updates = iter(spool.updates({}))
+        taken(spool, reply(site, 1.0))
+    updates = iter(spool.updates({}, ()))
     next(updates)
     (tmp_path / "spool" / "b.weights.safetensors").unlink()
     with pytest.raises(FileNotFoundError):

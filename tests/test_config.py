@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from configs.load import build_run, cache_root, dump_run, load_run, load_site
 from configs.plain import parse
-from configs.schema import Run, SiteFile
+from configs.schema import Run, SiteFile, Strategy
 
 SHIPPED = sorted(path for path in (Path(__file__).parents[1] / "configs").glob("*.yaml") if path.name != "strategies.yaml")
 SITES: dict[str, Any] = {"a": {"phantoms": {}, "annotates": ["liver"]}, "b": {"phantoms": {}, "annotates": ["liver"]}}
@@ -318,8 +318,10 @@ def test_extends_may_be_a_chain_but_no_circle(write):
 
 
 def test_a_preset_is_the_four_choices_and_choices_lie_over_it(write):
-    plain = {"merge": "average", "merge_args": {}, "weigh": "draws", "share": "all", "objective": "plain"}
-    assert load_run(write("strategy: fedavg\n")).strategy.model_dump() == plain
+    plain = {"merge": "average", "weigh": "draws", "share": "all", "objective": "plain"}
+    strategy = load_run(write("strategy: fedavg\n")).strategy
+    assert strategy.model_dump(include=set(plain)) == plain
+    assert strategy == Strategy()  # what the preset does not name is as without a preset
     assert load_run(write("strategy: {preset: fedavg, weigh: equal}\n")).strategy.weigh == "equal"
     assert load_run(write("strategy: fedavg\n"), ["strategy.weigh=equal"]).strategy.weigh == "equal"
     line = "mine.yaml: strategy: there is no preset 'fedavf'; did you mean 'fedavg'?"
@@ -332,6 +334,9 @@ def test_a_merges_settings_go_with_the_merge(write):
     assert load_run(write("extends: b.yaml\nstrategy: {merge: adam}\n", b=base)).strategy.merge_args == {}
     assert load_run(write(base), ["strategy.merge=average"]).strategy.merge_args == {}
     assert load_run(write(base), ["strategy.merge_args.lr=2"]).strategy.merge_args == {"beta": 0.5, "lr": 2}
+    base = "strategy: {objective: prox, objective_args: {mu: 0.5}}\n"
+    assert load_run(write(base), ["strategy.merge=adam"]).strategy.objective_args == {"mu": 0.5}
+    assert load_run(write("extends: b.yaml\nstrategy: {objective: ewc}\n", b=base)).strategy.objective_args == {}
 
 
 @pytest.mark.parametrize(

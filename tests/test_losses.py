@@ -116,7 +116,6 @@ def test_huge_logits_stay_finite():
 
 
 def test_objectives_are_looked_up_by_name():
-    assert make_objective("plain") is weighted_bce_dice
-    assert all(callable(make_objective(name)) for name in OBJECTIVES)
+    assert all(type(make_objective(name)).__name__.lower() == name for name in OBJECTIVES)
     with pytest.raises(ValueError, match="there is no 'plane'; did you mean 'plain'"):
         make_objective("plane")

@@ -1,12 +1,13 @@
 """Metrics against numbers that a person can check by hand."""
 
+from dataclasses import replace
 from math import isnan, nan
 from typing import Any
 
 import numpy as np
 import pytest
 
-from server.metrics import METRICS, ResultMatrix, drop, final_metrics, mean, normdel, site_dice
+from server.metrics import MEANINGS, METRICS, ResultMatrix, drop, final_metrics, mean, normdel, site_dice
 
 Row = dict[str, Any]
 
@@ -166,3 +167,34 @@ def test_final_metrics_hold_every_id(by_hand: ResultMatrix) -> None:
 
 def test_a_mean_leaves_out_what_is_missing() -> None:
     assert mean([0.5, None, nan, 1.5]) == (1.0, 2)
+
+
+# The sites' own models ------------------------------------------------------------------------------------------------
+
+
+def test_own_results_stand_beside_r_in_its_last_line_and_come_back(by_hand: ResultMatrix) -> None:
+    with_own = replace(by_hand, own={"a": 0.75, "c": nan})
+    lines = with_own.to_csv().splitlines()
+    assert lines[0] == "stage,a,b,c,a.own,c.own"
+    assert lines[3:] == ["b,0.800000,0.880000,0.550000,,", "c,0.700000,0.840000,0.860000,0.750000,"]
+    back = ResultMatrix.from_csv(with_own.to_csv())
+    assert (back.sites, back.arrival, back.own["a"]) == (("a", "b", "c"), (1, 2, 3), 0.75) and isnan(back.own["c"])
+    np.testing.assert_array_equal(back.values, by_hand.values)
+    assert ResultMatrix.from_csv(by_hand.to_csv()).own == {}
+
+
+def test_a_site_whose_name_merely_ends_so_keeps_its_column() -> None:
+    odd = ResultMatrix().with_row("start", {"x.own": 0.5})
+    back = ResultMatrix.from_csv(odd.to_csv())
+    assert (back.sites, back.own, back.values.tolist()) == (("x.own",), {}, [[0.5]])
+
+
+def test_own_results_enter_no_metric_but_their_own(by_hand: ResultMatrix) -> None:
+    plain, tuned = (final_metrics(made, [], 0.5) for made in (by_hand, replace(by_hand, own={"a": 0.9, "b": nan, "c": 0.7})))
+    assert tuned.pop("acc.own") == (pytest.approx(0.8), 2)
+    np.testing.assert_equal(tuned, plain)
+    assert "acc.own" in MEANINGS and "acc.own" not in plain
+
+
+def test_another_stage_leaves_own_results_behind(by_hand: ResultMatrix) -> None:
+    assert replace(by_hand, own={"a": 0.9}).with_row("d", {"a": 0.1}).own == {}

@@ -269,3 +269,27 @@ def test_paths_of_real_data_are_made_absolute(monkeypatch, phantom_root: Path):
     monkeypatch.chdir(phantom_root.parent)
     whole = materialise(make({"a": {"root": phantom_root.name, "annotates": ["liver"]}}))
     assert whole.sites["a"].root == phantom_root.parent.absolute() / phantom_root.name
+
+
+@pytest.mark.parametrize(
+    ("objective", "arrivals", "reason"),
+    [
+        ("scaffold", {"stay": False}, "scaffold mends the drift between sites, and no two ever train in the same round"),
+        (
+            "ewc",
+            {"visits": {"a": [[1, None]], "b": [[1, None]]}},
+            "ewc protects what earlier stages need, and all sites arrive",
+        ),
+    ],
+)
+def test_an_objective_with_nothing_to_do_is_refused(objective, arrivals, reason):
+    with pytest.raises(ValueError, match=reason):
+        plan(make(strategy={"objective": objective}, arrivals=arrivals))
+
+
+def test_what_an_objective_adds_to_the_wire_is_planned():
+    """In every site's round: told once and said once the model's size; ewc is told two, importances and their place."""
+    plain, scaffold, ewc = (plan(make(strategy={"objective": name})) for name in ("plain", "scaffold", "ewc"))
+    rounds = sum(len(site.rounds) for site in plain.sites)
+    assert scaffold.wire_bytes - plain.wire_bytes == 2 * plain.model_bytes * rounds
+    assert ewc.wire_bytes - plain.wire_bytes == 3 * plain.model_bytes * rounds

@@ -15,13 +15,13 @@ import pytest
 import ray
 from flwr.app import Message, RecordDict
 
-import wire
+import packing
 from server.sites import GridSites
 from simulations import ray_grid
 from simulations.ray_cluster import cluster
 from simulations.ray_grid import Node, RayGrid, identify
 from strategies.base import Weights
-from wire import Failure, Order, Reply
+from wire import Failure, Order, Reply, with_extra
 
 WEIGHTS = {"body": np.random.default_rng(0).normal(size=(300, 200)).astype(np.float32), "head": np.array([np.pi])}
 Grid = Callable[..., Any]
@@ -72,11 +72,11 @@ def test_weights_arrive_bit_exact_whatever_the_number_of_actors(grid: Grid) -> N
     got = []
     for actors in (1, 2):
         with grid(*map(Node, "abc"), actors=actors) as it:
-            answers = by_site(ask(it, "abc", extra={"mine": np.ones(3)}, quota=5))
+            answers = by_site(ask(it, "abc", shared=with_extra(WEIGHTS, {"ours": np.ones(3)}), quota=5))
             assert len({answer.draws for answer in answers.values()}) <= actors
         got.append({site: {n: t.tobytes() for n, t in answers[site].weights.items()} for site in "abc"})
         assert answers["b"].new_cases == 5
-        assert answers["b"].extra["mine"].tolist() == [1, 1, 1]
+        assert answers["b"].extra["ours"].tolist() == [1, 1, 1]
     assert got[0] == got[1]
     assert got[0]["a"] == {name: (2 * tensor).tobytes() for name, tensor in WEIGHTS.items()}
 
@@ -196,7 +196,7 @@ def test_the_server_does_not_grow_with_the_number_of_sites(grid: Grid) -> None:
 def test_send_and_receive_gives_up_after_its_timeout(grid: Grid) -> None:
     with grid(Node("a"), Node("b", {"sleep": 1000})) as it:
         ask(it, "a")
-        content = wire.pack_order(Order(run="r", round=1, task="train", site="a"), wire.pack_weights(WEIGHTS))
+        content = packing.pack_order(Order(run="r", round=1, task="train", site="a"), packing.pack_weights(WEIGHTS))
         messages = [it.create_message(content, "train", node, "1") for node in (2, 3, 77)]
         start = time.monotonic()
         replies = {reply.metadata.reply_to_message_id: reply for reply in it.send_and_receive(messages, timeout=2)}

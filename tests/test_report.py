@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def headings(document: str) -> list[str]:
 def test_every_section_is_there(document: str) -> None:
     expected = ["Arrivals", "Results", "Forgetting", "Classes", "Memory", "Training", "Test cases", "Metrics", "Failures"]
     assert headings(document) == [*expected, "How this was made"]
-    assert len(headings(document)) == len(SECTIONS) - 1  # the headline has no heading of its own
+    assert len(headings(document)) == len(SECTIONS) - 2  # the headline has no heading of its own, no site a model of its own
     assert document.count("<figure>") == 8 + 4
 
 
@@ -180,7 +181,21 @@ def test_tables_hold_the_numbers(document: str) -> None:
     assert re.search(r"hd95\s+4\.20\s", plain)
     assert "python run_sim.py run" in plain and "torch 2.13.0" in plain
     west = [cell for cell in re.findall(r"<tr>.*?</tr>", document) if "tumor &amp; cyst</td>" in cell][-1]
-    assert west.count("–") == 3 and "(3)" in west  # three sites do not annotate it, the fourth has three cases
+    assert west.count("<td class=n></td>") == 3 and "(3)" in west  # three sites do not annotate it, the fourth has three cases
+
+
+def test_what_each_site_gains_with_a_model_of_its_own(tmp_path: Path) -> None:
+    strategy = {"merge": "average", "personalise": 40, "pull": 0.1, "merge_args": {}, "privacy": None}
+    rows = [row | {"strategy": strategy} if row["event"] == "run" else row for row in record_rows()]
+    matrix = replace(result_matrix(), own={NORTH: 0.72, SOUTH: 0.5, EAST: float("nan"), WEST: 0.69})
+    document = write_report(write_folder(tmp_path / "own", rows, matrix, slices=False)).read_text(encoding="utf-8")
+    section = re.sub("<.*?>", " ", document[document.index("<h2>Own models") : document.index("<h2>Memory")])
+    plain = re.sub(r"\s+", " ", section)
+    assert "(40 steps)" in plain
+    assert "north 0.660 0.720 +0.060" in plain and "south 0.550 0.500 −0.050" in plain and "east 0.710 – –" in plain
+    assert "mean 0.633 0.637 +0.003" in plain  # of the three that have one: (.66 + .55 + .69) / 3, (.72 + .5 + .69) / 3
+    top = re.sub("<.*?>", "", document[: document.index("<h2>")])
+    assert "own models 40 steps (pull 0.1)" in top and "None" not in top and "{}" not in top
 
 
 @pytest.mark.parametrize("last_round", [0, 1, 3])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from clients import work
+from clients import networks
 from clients.prepare import Volume
 from clients.rounds import Round, new_samples
 from clients.snapshot import Snapshot, before
@@ -44,7 +44,7 @@ def test_a_new_process_gives_the_same_bytes(make_site):
     first = one.answer(order(round=1), weights)
     shutil.copytree(one.folder, one.folder.parent / "two")
     second = one.answer(order(round=2), first.weights)
-    work._network.cache_clear()
+    networks.network.cache_clear()
     torch.rand(5)
     two = make_site("two")
     two.answer(order("evaluate", 1), weights)

@@ -277,6 +277,33 @@ def test_plain_when_not_a_terminal(folder):
     ]
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_last_word_of_a_finished_run_is_each_class_at_each_site(folder, terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, height=30, color_system=None)
+    with Screen(folder.path, ["a", "b"], 2, console):
+        (folder.path / "classes.csv").write_text("class,a,b\nliver,0.500000,\n")
+        folder.event("end", seconds=1.0)
+    last = console.file.getvalue().splitlines()[-1]
+    assert last.split() == (["liver", "0.500", "0.500"] if terminal else ["liver:", "Dice", "a", "0.500,", "mean", "0.500"])
+
+
+def test_an_unfinished_run_has_no_last_word_on_classes(folder):
+    console = Console(file=io.StringIO(), width=100)
+    with Screen(folder.path, ["a"], 2, console):
+        (folder.path / "classes.csv").write_text("class,a\nliver,0.5\n")
+    assert "liver" not in console.file.getvalue()
+
+
+def test_a_site_that_tunes_the_last_model_is_shown_at_it(folder):
+    watch = Watch(folder.path, ["a"], 3)
+    folder.event("arrive", round=1, site="a", stage="a")
+    folder.train(3, "a")
+    folder.progress("a", "tune", round=3, done=4, of=40)
+    row = watch.update()[0]
+    assert (row.state, row.at, row.of) == ("tuning", 4, 40)
+    assert "tuning" in text(watch, watch.update())
+
+
 def test_live_on_a_terminal_and_the_last_state_stays(folder):
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=30, color_system=None)
     with Screen(folder.path, ["[red]a", "b"], 2, console):

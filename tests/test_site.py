@@ -11,8 +11,8 @@ import pytest
 
 from clients import work
 from clients.snapshot import before
+from packing import pack_order, pack_reply, pack_weights, unpack_order, unpack_reply
 from tests.site_orders import CLASSES, content, initial, order
-from wire import pack_order, pack_reply, pack_weights, unpack_order, unpack_reply
 
 
 def test_hello_tells_the_stream_the_tests_and_the_classes(site):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
+import packing
 import wire
 from server.sites import GridSites, one_line
 from simulations.ray_grid import identify
 from tests import toy_client
-from wire import Failure, Order, Reply
+from wire import Failure, Order, Reply, Weights
 
 WEIGHTS = {"body": np.arange(6, dtype=np.float32).reshape(2, 3), "head": np.array([0.1], np.float32)}
 Answer = Callable[[Message], Message | None]
@@ -57,21 +58,25 @@ def order(site: str, **given: Any) -> Order:
     return Order(**{"run": "r", "round": 3, "task": "train", "site": site, **given})
 
 
-def ask(nodes: dict[str, Answer], orders: list[Order], deadline_s: float = 0.05) -> list[Reply | Failure]:
+def ask(
+    nodes: dict[str, Answer], orders: list[Order], deadline_s: float = 0.05, extra: Weights | None = None
+) -> list[Reply | Failure]:
     identify()
     sites = GridSites(FakeGrid(nodes), deadline_s=deadline_s, pause_s=0.01)  # type: ignore[arg-type]
-    return list(sites.ask(WEIGHTS, orders))
+    return list(sites.ask(wire.with_extra(WEIGHTS, extra or {}), orders))
 
 
 def test_replies_come_as_they_arrive_with_the_weights_intact() -> None:
     extra = {"variate": np.ones(2, np.float64)}
-    answers = ask({"a": toy("a"), "b": toy("b")}, [order("a", extra=extra), order("b", quota=7)])
+    answers = ask({"a": toy("a"), "b": toy("b")}, [order("a"), order("b", quota=7)], extra=extra)
     assert [answer.site for answer in answers] == ["b", "a"]
     first, second = answers
     assert isinstance(first, Reply)
     assert isinstance(second, Reply)
     assert first.new_cases == 7
+    assert [list(answer.extra) for answer in (first, second)] == [["variate"]] * 2  # both sites are told
     assert second.extra["variate"].tolist() == [1.0, 1.0]
+    assert first.weights.keys() == WEIGHTS.keys()
     assert first.weights["body"].tolist() == [[0, 2, 4], [6, 8, 10]]
     assert first.weights["body"].dtype == np.float32
 
@@ -127,7 +132,7 @@ def test_errors_become_failures_and_the_others_are_not_hindered(node: Answer, ki
 def test_a_reply_to_another_round_or_run_is_invalid() -> None:
     def stale(message: Message) -> Message:
         reply = wire.Reply(run="r", round=2, task="train", site="a")
-        return Message(wire.pack_reply(reply), reply_to=message)
+        return Message(packing.pack_reply(reply), reply_to=message)
 
     [failure] = ask({"a": stale}, [order("a")])
     assert isinstance(failure, Failure)

@@ -9,7 +9,8 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 import wire
-from wire import PROTOCOL, Order, Reply, pack_order, pack_reply, pack_weights, unpack_order, unpack_reply, unpack_weights
+from packing import pack_order, pack_reply, pack_weights, unpack_order, unpack_reply, unpack_weights
+from wire import PROTOCOL, Order, Reply
 
 WEIGHTS = {
     "body.weight": np.random.default_rng(0).normal(size=(2, 3, 1, 1, 1)).astype(np.float32),
@@ -25,6 +26,12 @@ ORDER = Order(
     site="a",
     extra={"variate": np.array([1.5, -2.5])},
     classes=("liver", "ünïcode"),
+    taught=("liver",),
+    home=("norm", "head"),
+    rounds=9,
+    merged=2,
+    refused="its norm is too long",
+    personalise=4,
     last=True,
     quota=7,
     replay=5,
@@ -81,7 +88,8 @@ def test_every_field_of_an_order_and_of_a_reply_is_tried_here():
 
 
 def test_an_order_and_the_shared_weights_arrive_bit_for_bit():
-    order, shared = unpack_order(pack_order(ORDER, pack_weights(WEIGHTS)))
+    """What an objective is told travels with the weights, packed once for all sites, and is the order's again at the site."""
+    order, shared = unpack_order(pack_order(replace(ORDER, extra={}), pack_weights(wire.with_extra(WEIGHTS, ORDER.extra))))
     assert same(order, ORDER)
     assert bits(shared) == bits(WEIGHTS)
     assert list(shared) == list(WEIGHTS)

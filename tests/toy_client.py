@@ -13,6 +13,7 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+import packing
 import wire
 
 app = ClientApp()
@@ -23,7 +24,7 @@ app = ClientApp()
 @app.query()
 def answer(message: Message, context: Context) -> Message:
     """Twice the weights, with the process id as `draws` and the quota as `new_cases`."""
-    order, shared = wire.unpack_order(message.content)
+    order, shared = packing.unpack_order(message.content)
     told = context.node_config
     if _due(told):
         _misbehave(told)
@@ -41,7 +42,7 @@ def answer(message: Message, context: Context) -> Message:
         new_cases=order.quota,
         classes=(os.environ["OMP_NUM_THREADS"], os.environ["HOME"]) if "tell" in told else (),
     )
-    return Message(wire.pack_reply(reply), reply_to=message)
+    return Message(packing.pack_reply(reply), reply_to=message)
 
 
 def _due(told: dict) -> bool:

@@ -1,5 +1,14 @@
 """The supervised loss and nothing else."""
 
-from clients.losses import weighted_bce_dice as plain
+from dataclasses import dataclass
 
-__all__ = ["plain"]
+from clients.objective import Start, Terms
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Adds nothing."""
+
+    def begin(self, start: Start) -> Terms:
+        """Nothing."""
+        return Terms()

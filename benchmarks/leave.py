@@ -1,0 +1,225 @@
+"""Sites that leave for good, their data gone: what keeps what they taught, and how far that is from having everything.
+
+    python benchmarks/leave.py                                  develop: seeds 0-1, validation subjects
+    python benchmarks/leave.py --final --write                  report: seeds 100-104, test subjects
+    python benchmarks/leave.py --variants anchored anchored+gin --orders inverted-last
+
+Five hippocampus sites, each with its own acquisition shift, arrive one after another; each sees its cases once and leaves
+when the next one comes (4 steps per 2 cases). In one order inverted contrast comes second, in the other last.
+`joint.pooled` is one client that holds everything and draws from it at random, for as many steps as all sites together.
+Prints the mean final Dice over the five sites' test subjects (acc), forgetting, and each variant's paired difference to
+`plain` with its bootstrap 95 % interval (seeds are drawn, both orders of a seed together) and Wilcoxon's p, Holm-corrected.
+Runs are found again in runs/leave by a hash of their config; after a change of code, remove that folder.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from scipy.stats import wilcoxon
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from pages import put
+
+RUNS = ROOT / "runs" / "leave"
+FINDINGS = ROOT / "docs" / "findings.md"
+MARK = "<!-- leave -->"
+DATA = ROOT.parent / "shared" / "data" / "Task04_Hippocampus"
+SHIFTS = {"plain": "none", "inverted": "invert", "noise": "noise_gamma", "lowres": "lowres", "bias": "bias"}
+NATURAL = {"plain": 0, "inverted": 1, "noise": 2, "lowres": 3, "bias": 4}
+"""Which of the data's derived sites stands for which hospital."""
+ORDERS = {"inverted-second": list(SHIFTS), "inverted-last": ["plain", "noise", "lowres", "bias", "inverted"]}
+POOLED = "joint.pooled"
+DRAWS_PER_CASE = 4
+
+ANCHORED, DISTILL, EWC = (
+    {"strategy": {"merge": "anchored"}},
+    {"strategy": {"objective": "distill"}},
+    {"strategy": {"objective": "ewc"}},
+)
+GIN = {"train": {"augment": {"gin": 1.0, "affine": 0.0, "intensity": 0.0}}}
+HALF_GIN = {"train": {"augment": {"gin": 0.5, "affine": 0.0, "intensity": 0.0}}}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "plain": [],
+    "anchored": [ANCHORED],
+    "anchored-half": [{"strategy": {"merge": "anchored", "merge_args": {"share": 0.5}}}],
+    "anchored-body": [{"strategy": {"merge": "anchored", "merge_args": {"only": "body"}}}],
+    "ewc": [EWC],
+    "distill": [DISTILL],
+    "not-norm": [{"strategy": {"share": "not-norm"}}],
+    "gin": [GIN],
+    "gin-half": [HALF_GIN],
+    "gin+anchored": [GIN, ANCHORED],
+    "gin+distill": [GIN, DISTILL],
+    "gin-half+distill": [HALF_GIN, DISTILL],
+    "gin-half+distill+anchored": [HALF_GIN, DISTILL, ANCHORED],
+    "gin-half+ewc": [HALF_GIN, EWC],
+    "gin-half+not-norm": [HALF_GIN, {"strategy": {"share": "not-norm"}}],
+    POOLED: [],
+    f"{POOLED}+gin-half": [HALF_GIN],
+}
+"""Each is laid over the recipe, part by part."""
+
+
+def recipe(variant: str, order: str, seed: int, evaluated: str) -> dict[str, Any]:
+    """One run's config."""
+    run: dict[str, Any] = {
+        "name": "leave",
+        "seed": seed,
+        "data": {
+            "root": str(DATA),
+            "split": {"subject": "(id + 1) // 2", "test": {"file": "partitions.json", "key": "test"}, "validation": 0.15},
+        },
+        "sites": {s: {"cases": {"key": "natural", "value": NATURAL[s]}, "shift": SHIFTS[s]} for s in ORDERS[order]},
+        "preprocess": {"intensity": "zscore", "crop": False, "spacing": [1.5, 1.5, 1.5]},
+        "model": {"network": "UNet", "args": {"channels": [8, 16, 32, 64], "strides": [1, 2, 2], "num_res_units": 0}},
+        "train": {"patch": [28, 40, 28], "batch": 2, "sampling_rate": DRAWS_PER_CASE, "lr": 0.005},
+        "memory": {"policy": "reservoir", "budget": 8},
+        "arrivals": {"rounds_per_stage": 1, "stay": False},
+        "evaluate": {"on": evaluated, "surface": False, "slices": 0, "overlap": 0.25},
+    }
+    run["train"]["augment"] = {"affine": 0.0, "intensity": 0.0}
+    if variant.startswith(POOLED):
+        run |= {
+            "paradigm": "stream",
+            "arrivals": {"rounds": len(SHIFTS) + 1},
+            "memory": {"policy": "reservoir", "budget": 1000},
+        }
+        run["train"] |= {"sampling_rate": 0, "replay_steps": steps(seed)}
+    for change in VARIANTS[variant]:
+        run = laid_over(run, change)
+    return run
+
+
+def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """A recipe with changes."""
+    mixed = dict(below)
+    for key, value in above.items():
+        mixed[key] = laid_over(below.get(key, {}), value) if isinstance(value, dict) else value
+    return mixed
+
+
+def steps(seed: int) -> int:
+    """Optimizer steps of all sites together, so that the pooled client makes as many."""
+    from configs.load import build_run
+    from simulations.plan import make_plan, prepare_all
+    from simulations.pretend import materialise
+
+    run = materialise(build_run(recipe("plain", "inverted-second", seed, "validation")))
+    return sum(site.steps for site in make_plan(run, prepare_all(run)).sites)
+
+
+def one_run(variant: str, order: str, seed: int, evaluated: str) -> dict[str, float]:
+    """The results of one run, from its folder if it is there."""
+    config = recipe(variant, order, seed, evaluated)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=False).encode()).hexdigest()[:12]
+    folder = RUNS / digest
+    if not (folder / "summary.json").exists():
+        RUNS.mkdir(parents=True, exist_ok=True)
+        (RUNS / f"{digest}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        asked = ["resume", str(folder)] if (folder / "config.yaml").exists() else ["run", str(RUNS / f"{digest}.yaml")]
+        options = ["--engine", "local", *(["--out", str(folder)] if asked[0] == "run" else [])]
+        done = subprocess.run([sys.executable, "run_sim.py", *asked, *options], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{variant}, {order}, seed {seed}: {done.stderr.strip()}")
+    rows = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "summary.json").read_text())
+    made = float(sum(row["steps"] for row in rows if row["event"] == "train"))
+    print(f"{variant:24} {order} seed {seed}: acc {summary['acc']:.3f}, {made:.0f} steps", file=sys.stderr, flush=True)
+    numbers = {key: value for key, value in summary.items() if isinstance(value, float)}
+    return {"bwt.gem": float("nan"), **numbers, "steps": made}
+
+
+ByOrder = dict[str, list[dict[str, float]]]
+"""{order: runs by seed}."""
+
+
+def table(found: dict[str, ByOrder]) -> str:
+    """{variant: {order: runs by seed}} as Markdown."""
+    orders = list(next(iter(found.values())))
+    lines = [
+        "| variant | "
+        + " | ".join(f"acc, {order}" for order in orders)
+        + " | acc | bwt.gem | steps | acc minus plain (95 %) | Wilcoxon's p, Holm |"
+    ]
+    lines.append("|---" * (len(orders) + 6) + "|")
+    differences = {variant: pairs(runs, found["plain"]) for variant, runs in found.items() if variant != "plain"}
+    p_values = holm({variant: float(wilcoxon(paired_OS.ravel()).pvalue) for variant, paired_OS in differences.items()})
+    for variant, by_order in found.items():
+        every = [run for runs in by_order.values() for run in runs]
+        cells = [spread([run["acc"] for run in by_order[order]]) for order in orders]
+        cells += [
+            spread([run["acc"] for run in every]),
+            "-" if variant.startswith(POOLED) else spread([run["bwt.gem"] for run in every]),
+        ]
+        cells += [
+            f"{np.mean([run['steps'] for run in every]):.0f}",
+            *(("-", "-") if variant == "plain" else (difference(differences[variant]), f"{p_values[variant]:.3f}")),
+        ]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{np.mean(values):.3f} ± {deviation:.3f}"
+
+
+def pairs(runs: ByOrder, plain: ByOrder) -> NDArray[np.float64]:
+    """[orders, seeds] acc minus that of `plain`."""
+    return np.array([[r["acc"] - p["acc"] for r, p in zip(runs[order], plain[order], strict=True)] for order in runs])
+
+
+def difference(paired_OS: NDArray[np.float64]) -> str:
+    """Mean paired difference and its bootstrap interval: seeds are drawn, both orders of a seed together."""
+    by_seed_S = paired_OS.mean(axis=0)
+    drawn = np.random.default_rng(0).choice(by_seed_S, (10_000, len(by_seed_S))).mean(axis=1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return f"{by_seed_S.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def holm(p_values: dict[str, float]) -> dict[str, float]:
+    """Holm's correction: the smallest p times their number, the next times one less, never falling."""
+    corrected, least = {}, 0.0
+    for i, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        corrected[name] = least = max(least, min(1.0, p * (len(p_values) - i)))
+    return corrected
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--final", action="store_true", help="seeds 100-104 and the test subjects")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("--orders", nargs="+", default=list(ORDERS), choices=list(ORDERS))
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, of one thread each")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/findings.md")
+    args = parser.parse_args()
+    if unknown := [name for name in args.variants if name not in VARIANTS]:
+        parser.error(f"there is no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}")
+    seeds = args.seeds or (range(100, 105) if args.final else range(2))
+    evaluated = "test" if args.final else "validation"
+    variants = list(dict.fromkeys(["plain", *args.variants]))
+    jobs = [(v, order, seed, evaluated) for seed in seeds for order in args.orders for v in variants]
+    with ThreadPoolExecutor(args.workers) as pool:
+        done = dict(zip(jobs, pool.map(lambda job: one_run(*job), jobs), strict=True))
+    found = {v: {order: [done[v, order, seed, evaluated] for seed in seeds] for order in args.orders} for v in variants}
+    text = f"{len(list(seeds))} seeds x {len(args.orders)} orders, {evaluated} subjects\n\n{table(found)}"
+    print(f"\n{text}")
+    if args.write:
+        put(FINDINGS, MARK, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Which values of a site's label files are which class."""
+
+from collections.abc import Mapping, Sequence
+
+from configs.load import nearest
+from configs.schema import SiteFile
+from configs.site import within
+
+Values = dict[str, tuple[int, ...]]
+"""Class -> its values in the label files."""
+
+
+def annotated(site: SiteFile, listed: Values) -> Values:
+    """The classes that the site annotates, each with the values of what lies inside it. `listed`: as the data set says.
+
+    Raises:
+        ValueError: the site annotates nothing, or a class that its labels do not have.
+    """
+    labels = own_values(site, listed)
+    for name in site.annotates or ():
+        if name not in labels:
+            raise ValueError(f"annotates {name!r}, which its labels do not have; {nearest(name, labels)}")
+    if not labels or site.annotates == []:
+        raise ValueError("annotates no class")
+    whole = with_included(labels, site.includes or {})
+    return {name: whole[name] for name in (site.annotates if site.annotates is not None else labels)}
+
+
+def own_values(site: SiteFile, listed: Values) -> Values:
+    """Every class that the label files may hold, annotated or not, with the values that are its own."""
+    if site.labels is None:
+        return dict(listed)
+    return {name: (value,) if isinstance(value, int) else tuple(value) for name, value in site.labels.items()}
+
+
+def with_included(labels: Mapping[str, tuple[int, ...]], includes: Mapping[str, Sequence[str]]) -> Values:
+    """Each class's values: its own, then those of the classes that lie inside it, as far as the labels have them.
+
+    >>> with_included({"liver": (1,), "tumor": (2,)}, {"liver": ["tumor", "cyst"]})
+    {'liver': (1, 2), 'tumor': (2,)}
+    """
+    return {
+        name: tuple(dict.fromkeys((*own, *(value for inner in within(name, includes) for value in labels.get(inner, ())))))
+        for name, own in labels.items()
+    }

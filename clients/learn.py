@@ -1,0 +1,164 @@
+"""A site's training round, as one transaction: take up the last state, train, commit, reply."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clients import acknowledged, model, snapshot
+from clients.bregman import bregman_information
+from clients.comparison import Comparison, Points, evictions
+from clients.networks import FROZEN, network
+from clients.objective import Outcome, Start, Terms
+from clients.objectives import make_objective
+from clients.privacy import epsilon
+from clients.rounds import Round, new_samples, timer
+from clients.sketch import Sketcher
+from clients.train import Trainer
+from compress import encode
+from configs.site import within
+from memory import make_policy
+from memory.policy import MemoryPolicy, needs
+from memory.sample import Sample
+from wire import Order, Reply, Weights
+
+if TYPE_CHECKING:
+    from clients.work import Site
+
+FrozenPoints = dict[str, NDArray[np.float32]]
+
+
+def learn(site: "Site", order: Order, weights: Weights) -> Reply:
+    """Train as the order says; the site's state advances only when the reply is made."""
+    seconds = timer()
+    before = site.before(order, order.round)
+    rng = np.random.default_rng([site.run.seed, crc32(site.name.encode()), order.round])
+    torch.manual_seed(int(rng.integers(2**62)))
+    segmenter = site.model(order, weights, before)
+    held, arriving = [replace(sample) for sample in before.samples], _arriving(site, before)
+    left = len(site.cases.train) - before.cursor - len(arriving)
+    comparison = _comparison(site, order, segmenter) if site.run.index.on else None
+    if comparison:
+        comparison.look(held, arriving)
+    recipe = site.run.memory
+    policy = make_policy(recipe.policy, recipe.args, recipe.group_by, recipe.new_share)
+    if "bregman" in needs(policy):
+        _look_again(site, order, [*held, *arriving], segmenter)
+    work = _round(site, order, segmenter, before, policy, held, rng)
+    work.run(arriving, left)
+    outcome = work.trainer.terms.finish(work.held()) if work.trainer.terms.finish else Outcome()
+    home, update = _parted(order, segmenter)
+    owed = acknowledged.merged(before.residue, order.merged) if work.draws else {}
+    sent, residue = encode(update, weights, site.run.wire, owed)
+    moments = work.trainer.moments() if site.run.train.optimizer == "keep" else {}
+    facts = (before.cursor + len(arriving), before.served + 1, tuple(work.samples))
+    # An update without draws does not count: what is owed stays owed.
+    residue = acknowledged.kept(residue, owed, order.round) if work.draws and residue else before.residue
+    after = snapshot.Snapshot(*facts, moments=moments, home=home, objective=outcome.kept, residue=residue)
+    snapshot.commit(site.folder / "state", order.run, order.round, after, site.run.keep)
+    told = comparison.told(work.samples) if comparison else {}
+    row = work.facts() | {
+        "evicted": evictions(work.evicted, site.keyed, site.run.sketch.noise),
+        "new_cases": len(arriving),
+        "stream_left": left,
+    }
+    row |= _spent(site, after.served) if comparison else {}
+    site.progress.show("idle", force=True, round=order.round, memory=len(work.samples), budget=work.quota)
+    row["seconds"] = seconds()
+    facts_told = {"draws": work.draws, "new_cases": len(arriving), "rows": (row,), "extra": outcome.said}
+    return site.reply(order, weights=sent, **facts_told, **told)
+
+
+def _round(
+    site: "Site",
+    order: Order,
+    segmenter: model.Segmenter,
+    before: snapshot.Snapshot,
+    policy: MemoryPolicy,
+    held: list[Sample],
+    rng: np.random.Generator,
+) -> Round:
+    def watch(facts: dict[str, Any]) -> None:
+        loss = facts["loss_sum"] / facts["loss_weight"] if facts["loss_weight"] else None
+        shown = {key: facts[key] for key in ("memory", "budget", "memory_classes", "memory_domains")}
+        site.progress.show("train", round=order.round, step=facts["steps"], steps=facts["planned"], loss=loss, **shown)
+
+    quota = min(order.quota, site.site.budget or order.quota)
+    replay = site.run.train.replay_steps if order.replay is None else order.replay
+    trainer = Trainer(segmenter, site.rows(order), site.run.train, _terms(site, order, segmenter, before))
+    if site.run.train.optimizer == "keep":
+        trainer.load_moments(before.moments)
+    facts = (trainer, policy, quota, site.run.train, site.run.memory, site.cases.labels, site.volume, rng, held, watch)
+    return Round(*facts, replay_steps=replay)
+
+
+def _terms(site: "Site", order: Order, segmenter: model.Segmenter, before: snapshot.Snapshot) -> Terms:
+    """What the objective adds in this round."""
+    strategy, classes, roles = site.run.strategy, site.classes(order), model.roles(segmenter)
+    includes = {**site.run.includes, **(site.site.includes or {})}
+    taught: Sequence[str] = order.taught
+    if "head" in order.home:  # the head is the site's own: it has been taught what the site annotates, once it has trained
+        taught = list(site.cases.labels) if before.home else ()
+    start = Start(
+        segmenter,
+        site.rows(order),
+        taught=[classes.index(name) for name in taught if name in classes],
+        includes={name: within(name, includes) for name in includes},
+        home=frozenset(name for name, role in roles.items() if role in order.home),
+        round=order.round,
+        rounds=order.rounds,
+        merged=order.merged,
+        told=order.extra,
+        kept=before.objective,
+    )
+    return make_objective(strategy.objective, strategy.objective_args).begin(start)
+
+
+def _parted(order: Order, segmenter: model.Segmenter) -> tuple[Weights, Weights]:
+    """The model's tensors that stay with the site, and those that are sent."""
+    roles, tensors = model.roles(segmenter), model.shared_weights(segmenter)
+    home = {name: tensor for name, tensor in tensors.items() if roles[name] in order.home}
+    return home, {name: tensor for name, tensor in tensors.items() if name not in home}
+
+
+def _arriving(site: "Site", before: snapshot.Snapshot) -> list[Sample]:
+    """The cases that arrive in this round of presence, as samples."""
+    portions = site.site.arriving
+    count = portions[before.served] if portions and before.served < len(portions) else site.run.stream.cases_per_round
+    end = None if count is None else before.cursor + count
+    cases = [case.name for case in site.cases.train[before.cursor : end]]
+    facts = (before.cursor, site.run.seed, site.name, site.volume, site.cases.labels, site.cases.domains)
+    return list(new_samples(cases, *facts))
+
+
+def _comparison(site: "Site", order: Order, segmenter: model.Segmenter) -> Comparison:
+    """The site's half of the index, under the round's global model or the frozen one."""
+    recipe, run = site.run.sketch, site.run
+    if recipe.encoder == "global":
+        encoder, known = segmenter, FrozenPoints()
+    else:
+        encoder = network(run.model.network, json.dumps(run.model.args), FROZEN, run.seed, "cpu")
+        known = site.frozen_points
+    points = Points(Sketcher(encoder.eval(), run.train.patch, run.seed, recipe.size), site.volume, known)
+    return Comparison(order, points, site.keyed, recipe.noise, site.keyed.secret)
+
+
+def _look_again(site: "Site", order: Order, samples: Sequence[Sample], segmenter: model.Segmenter) -> None:
+    """Bregman information of each case under the round's model."""
+    rng = np.random.default_rng([site.run.seed, crc32(site.name.encode()), order.round, crc32(b"bregman")])
+    for sample in samples:
+        facts = (segmenter.eval(), site.rows(order), site.volume(sample.case), site.run.train.patch, rng)
+        sample.scores["bregman"] = bregman_information(*facts)
+
+
+def _spent(site: "Site", uploads: int) -> dict[str, float]:
+    """What the noise of this upload and of all so far has bought."""
+    noise, delta = site.run.sketch.noise, site.run.sketch.delta
+    if noise is None:
+        return {}
+    return {"epsilon": epsilon(noise, 1, delta), "epsilon_total": epsilon(noise, uploads, delta)}

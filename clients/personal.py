@@ -1,0 +1,59 @@
+"""A site's own model: the final one, tuned to what the site remembers. It never leaves the site."""
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from clients import model
+from clients.objective import Start
+from clients.objectives.prox import Prox
+from clients.rounds import Round
+from clients.snapshot import Snapshot
+from clients.train import Trainer
+from configs.card import model_card
+from memory import make_policy
+from wire import Order
+
+if TYPE_CHECKING:
+    from clients.work import Site
+
+FILE = "personal.safetensors"
+"""In the site's folder; read as a run's model.safetensors is."""
+
+
+def tune(site: "Site", order: Order, segmenter: model.Segmenter, after: Snapshot) -> None:
+    """Train the model in place for `order.personalise` steps on the site's memory, held near where it was, and keep it.
+
+    Ditto's personal model (Li et al., 2021, arXiv:2012.04221), tuned once at the end. What stays at home is not held: it
+    is the site's own already. The memory is only drawn from, on copies of its samples: asked twice, the site gives the
+    same bytes. Without a memory the model stays as it is.
+    """
+    rng = np.random.default_rng([site.run.seed, crc32(site.name.encode()), order.round, crc32(b"personalise")])
+    torch.manual_seed(int(rng.integers(2**62)))
+    _round(site, order, segmenter, after, rng).run([], 0)  # with an empty memory it does nothing
+    draft = site.folder / f".{FILE}"
+    save_file(model.shared_weights(segmenter), draft, model_card(site.run, site.classes(order)))
+    os.replace(draft, site.folder / FILE)
+
+
+def _round(site: "Site", order: Order, segmenter: model.Segmenter, after: Snapshot, rng: np.random.Generator) -> Round:
+    """A round of replay in which nothing arrives and nothing is dropped."""
+
+    def watch(facts: dict[str, Any]) -> None:
+        site.progress.show("tune", round=order.round, done=facts["steps"], of=facts["planned"])
+
+    recipe, run = site.run.memory, site.run
+    policy = make_policy(recipe.policy, recipe.args, recipe.group_by, recipe.new_share)
+    home = frozenset(name for name, role in model.roles(segmenter).items() if role in order.home)
+    terms = Prox(mu=run.strategy.pull).begin(Start(segmenter, site.rows(order), home=home))
+    trainer = Trainer(segmenter, site.rows(order), run.train, terms)
+    if run.train.optimizer == "keep":
+        trainer.load_moments(after.moments)
+    held = [replace(sample) for sample in after.samples]
+    facts = (trainer, policy, len(held), run.train, recipe, site.cases.labels, site.volume, rng, held, watch)
+    return Round(*facts, replay_steps=order.personalise)

@@ -1,0 +1,60 @@
+"""Orders out, replies in: what the server says to a site as the federation stands, and which answers it takes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from server.federation import Federation
+from server.record import Record
+from server.replies import invalid, why_incomplete
+from server.sites import Sites
+from strategies.base import Weights
+from wire import Failure, Order, Reply, Task
+
+Take = Callable[[Reply], Reply | Failure]
+
+
+def as_it_is(reply: Reply) -> Reply | Failure:
+    """Takes every reply."""
+    return reply
+
+
+@dataclass(frozen=True)
+class Orders:
+    """The server's desk: writes orders, reads replies, records failures."""
+
+    sites: Sites
+    record: Record
+    home: tuple[str, ...]
+    """Roles whose tensors stay with their site."""
+    rounds: int
+    """How many rounds the run has."""
+
+    def order(self, federation: Federation, site: str, task: Task, number: int) -> Order:
+        """An order to a site as the federation stands."""
+        return Order(
+            run=federation.run,
+            round=number,
+            task=task,
+            site=site,
+            classes=federation.classes,
+            taught=tuple(name for name in federation.classes if name in federation.taught),
+            merged=federation.merged.get(site, 0),
+            home=self.home,
+            rounds=self.rounds,
+        )
+
+    def ask(self, shared: Weights, orders: Iterable[Order], take: Take = as_it_is) -> tuple[dict[str, Reply], list[Failure]]:
+        """Replies by site, in site order, and failures, which are recorded. `take` handles each as it comes."""
+
+        def checked(reply: Reply) -> Reply | Failure:
+            reason = why_incomplete(reply)
+            return invalid(reply, reason) if reason else take(reply)
+
+        answers = [
+            answer if isinstance(answer, Failure) else checked(answer) for answer in self.sites.ask(shared, list(orders))
+        ]
+        answers.sort(key=lambda answer: answer.site)
+        failures = [answer for answer in answers if isinstance(answer, Failure)]
+        for failure in failures:
+            self.record.append("failure", **vars(failure))
+        return {answer.site: answer for answer in answers if isinstance(answer, Reply)}, failures

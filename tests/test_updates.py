@@ -1,0 +1,166 @@
+"""What the server does not take from a site, that the site is told why, and that it says so."""
+
+import json
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server import checkpoint
+from server.conduct import conduct
+from tests.fakes import Change, Fake, FakeSites, fake_run
+from tests.site_orders import initial, order
+from tests.test_loop import failing, interrupted, model, rows, timeless
+
+BOTH = {"a": [[1, None]], "b": [[1, None]]}
+NAN = np.array([1, np.nan], np.float32)
+
+
+def changed(**tensors: Any) -> Change:
+    return lambda reply: replace(reply, weights={**reply.weights, **tensors})
+
+
+def saying(**tensors: Any) -> Change:
+    return lambda reply: replace(reply, extra=tensors)
+
+
+def told(sites: FakeSites) -> dict[str, list[str]]:
+    """{site: why its last update was refused, order by order}"""
+    train = [order for order in sites.asked if order.task == "train"]
+    return {site: [order.refused for order in train if order.site == site] for site in sites.sites}
+
+
+REFUSED = [
+    (changed(body=NAN), "body is not finite"),
+    (changed(body=NAN * np.float32(np.inf)), "body is not finite"),
+    (changed(body=np.zeros(3, np.float32)), "body is float32 [3], the model's float32 [2]"),
+    (changed(odd=NAN), "its tensors are not the model's: odd is unknown"),
+    (saying(body=np.zeros(3, np.float32)), "what it says beside its weights: body is float32 [3], the model's float32 [2]"),
+    (saying(body=NAN), "what it says beside its weights: body is not finite"),
+    (saying(odd=np.zeros(2, np.float32)), "what it says beside its weights: its tensors are not the model's: odd is unknown"),
+    (changed(body=np.array([33, 43], np.float32)), "it changes the model by a norm of 50.01; wire.max_update_norm is 50"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), REFUSED, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_refused_update_changes_nothing_and_its_site_is_told_once(tmp_path, change, reason):
+    sites = FakeSites({"a": Fake(1), "b": Fake(5)}, {("a", "train", 2): change})
+    conduct(sites, fake_run(arrivals={"visits": BOTH, "rounds": 4}, wire={"max_update_norm": 50}), tmp_path)
+    assert rows(tmp_path, "failure", "round", "site", "task", "kind", "reason") == [(2, "a", "train", "invalid", reason)]
+    assert told(sites) == {"a": ["", "", reason, ""], "b": ["", "", "", ""]}
+    assert model(tmp_path)[0]["body"] == [14.0, 14.0]  # 3; b alone 8; 11; 14
+
+
+def test_how_far_an_update_goes_is_measured_and_up_to_the_limit_it_counts(tmp_path):
+    # Three numbers change by the site's step: 4 * sqrt(3) = 6.93 is let in at 7, 4.1 * sqrt(3) = 7.1 is not.
+    sites = FakeSites({"a": Fake(4), "b": Fake(-4.1)})
+    conduct(sites, fake_run(arrivals={"visits": BOTH, "rounds": 1}, wire={"max_update_norm": 7}), tmp_path)
+    (only,) = rows(tmp_path, "train", "site", "update_norm")
+    assert only == ("a", pytest.approx(4 * 3**0.5))
+    assert rows(tmp_path, "failure", "site") == [("b",)]
+
+
+def test_rows_that_are_new_do_not_count_as_a_change(tmp_path):
+    sites = FakeSites({"a": Fake(1), "b": Fake(1, classes=("kidney",))})
+    conduct(sites, fake_run(), tmp_path)  # in round 2 the head grows by a row of 30 or 31
+    norms = rows(tmp_path, "train", "round", "site", "update_norm")
+    assert norms == [(1, "a", pytest.approx(3**0.5)), (2, "a", pytest.approx(3**0.5)), (2, "b", pytest.approx(2**0.5))]
+
+
+def test_who_is_away_or_fails_is_told_when_it_answers_again(tmp_path):
+    visits = {"a": [[1, None]], "b": [[1, 2], [4, None]]}
+    sites = FakeSites({"a": Fake(), "b": Fake()}, {("b", "train", 2): changed(body=NAN), ("b", "train", 4): failing()})
+    conduct(sites, fake_run(arrivals={"visits": visits, "rounds": 6}), tmp_path)
+    assert told(sites)["b"] == ["", "", "body is not finite", "it rains", ""]  # rounds 1, 2, 4, 5 and 6
+
+
+def test_a_refusal_survives_a_checkpoint(tmp_path):
+    def sites(last: Change = lambda reply: reply) -> FakeSites:
+        changes = {("a", "train", 2): changed(body=NAN), ("b", "train", 3): last}
+        return FakeSites({"a": Fake(), "b": Fake()}, changes)
+
+    run = fake_run(arrivals={"visits": BOTH, "rounds": 3})
+    for name in ("undisturbed", "stopped"):
+        (tmp_path / name).mkdir()
+    conduct(sites(), run, tmp_path / "undisturbed")
+    with pytest.raises(KeyboardInterrupt):
+        conduct(sites(interrupted), run, tmp_path / "stopped")
+    assert checkpoint.load(tmp_path / "stopped").refused == {"a": "body is not finite"}
+    again = sites()
+    conduct(again, run, tmp_path / "stopped")
+    assert told(again)["a"] == ["body is not finite"]
+    assert timeless(tmp_path / "stopped") == timeless(tmp_path / "undisturbed")
+
+
+def test_the_site_says_that_its_update_was_refused(site, caplog):
+    def progress() -> dict[str, Any]:
+        return json.loads((site.folder / "progress.json").read_text())
+
+    with caplog.at_level(logging.WARNING, "sitestream"):
+        site.answer(order(round=1), initial(site))
+        assert (caplog.messages, progress().get("refused")) == ([], None)
+        site.answer(order(round=2, refused="body is not finite"), initial(site))
+        assert caplog.messages == ["site tiny: its last update was refused: body is not finite"]
+        assert progress()["refused"] == "body is not finite"
+        site.answer(order(round=3), initial(site))
+    assert (len(caplog.messages), progress().get("refused")) == (1, None)
+
+
+# Who may say what -------------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_update_of_the_only_site_leaves_the_model_and_the_run_goes_on(tmp_path):
+    sites = FakeSites({"a": Fake(1)}, {("a", "train", 2): changed(body=NAN)})
+    conduct(sites, fake_run(["a"], arrivals={"rounds": 3, "visits": {"a": [[1, None]]}}), tmp_path)
+    assert model(tmp_path)[0]["body"] == [2.0, 2.0]  # rounds 1 and 3
+    assert told(sites) == {"a": ["", "", "body is not finite"]}
+
+
+def claiming(**facts: Any) -> Change:
+    return lambda reply: replace(reply, **facts)
+
+
+def test_a_site_annotates_what_it_said_when_it_came(tmp_path):
+    """Else it could own the head row of a class that others annotate."""
+    sites = FakeSites({"a": Fake(1), "b": Fake(5, classes=("kidney",))}, {("b", "train", 1): claiming(classes=("liver",))})
+    conduct(sites, fake_run(arrivals={"visits": BOTH, "rounds": 1}, strategy={"share": "labelled"}), tmp_path)
+    assert rows(tmp_path, "failure", "reason") == [("it annotates liver; when it came it said kidney",)]
+    assert model(tmp_path)[0]["head"] == [11.0, 30.0]
+
+
+def test_more_draws_than_the_stream_allows_are_refused(tmp_path):
+    """4 cases, 4 draws each, batches of 2: 32 at most, replay steps left out."""
+    sites = FakeSites({"a": Fake(1), "b": Fake(5)}, {("b", "train", 1): claiming(draws=33)})
+    conduct(sites, fake_run(arrivals={"visits": BOTH, "rounds": 1}), tmp_path)
+    assert rows(tmp_path, "failure", "reason") == [("it says 33 draws; 32 are possible",)]
+    assert model(tmp_path)[0]["body"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("objective", "said", "reason"),
+    [
+        ("plain", 1.0, "nobody asked for it"),
+        ("ewc", -1.0, "body has importances below 0"),
+        ("ewc", 1e13, "body has numbers above 1e+12"),
+        ("scaffold", 2.5, "a change of 2.5; clipped gradients change by 2 at most"),
+    ],
+)
+def test_what_is_said_beside_the_weights_must_make_sense(tmp_path, objective, said, reason):
+    change = saying(body=np.array([said, 0], np.float32))
+    sites = FakeSites({"a": Fake(1), "b": Fake(1)}, {("b", "train", 1): change})
+    conduct(sites, fake_run(arrivals={"visits": BOTH, "rounds": 1}, strategy={"objective": objective}), tmp_path)
+    assert rows(tmp_path, "failure", "site", "reason") == [("b", f"what it says beside its weights: {reason}")]
+
+
+def test_updates_that_are_too_few_to_merge_teach_nothing_and_each_site_is_told(tmp_path):
+    """Three are needed; in round 2 one is late, so nothing is merged, and the order of round 3 says so."""
+    sites = FakeSites({name: Fake(1) for name in "abc"}, {("c", "train", 2): failing()})
+    visits = {name: [[1, None]] for name in "abc"}
+    strategy = {"merge": "median", "weigh": "equal"}
+    conduct(sites, fake_run("abc", arrivals={"visits": visits, "rounds": 3}, strategy=strategy), tmp_path)
+    reason = "the merge needs the updates of 3 sites and has 2: the model stays as it was"
+    assert told(sites) == {"a": ["", "", reason], "b": ["", "", reason], "c": ["", "", "it rains"]}
+    train = [order for order in sites.asked if order.task == "train" and order.site == "a"]
+    assert [(order.taught, order.merged) for order in train] == [((), 0), (("liver",), 1), (("liver",), 1)]
