@@ -42,6 +42,8 @@ class Digest:
     """None: the run is unfinished."""
     matrix: ResultMatrix
     config: str
+    spent: Row = field(default_factory=dict)
+    """The last "privacy" row: what the noised merges so far say of any one site; empty without noise."""
     uncertainty: dict[str, dict[str, int]] = field(default_factory=dict)
     """{site: {low, middle, high or never trained on: samples held}}; known to a simulation only, no site tells it."""
 
@@ -129,6 +131,7 @@ def read_run(folder: Path) -> Digest:
         end=end[-1] if end else None,
         matrix=matrix,
         config=_text(folder / "config.yaml"),
+        spent=next(reversed(_kind(rows, "privacy")), {}),
     )
 
 

@@ -43,6 +43,9 @@ def _in_words(run: Digest) -> list[str]:
     if not isnan(change):
         how = f"lost <b>{number(-change)}</b>" if change < 0 else f"gained <b>{number(change)}</b>"
         said.append(f"Since they were learnt, earlier sites have {how} Dice on average.")
+    if run.spent:
+        epsilon, merges = number(run.spent["epsilon"]), _count(run.spent["releases"], "noised merge")
+        said.append(f"After {merges} the models tell of any one site's updates at most epsilon <b>{epsilon}</b>.")
     if run.failures:
         said.append(f"{_count(len(run.failures), 'order')} to a site failed.")
     return said

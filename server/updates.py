@@ -34,7 +34,7 @@ class Limits:
 
 @dataclass
 class Door:
-    """Takes the updates of one turn; what is refused is remembered, so that the site can be told."""
+    """Takes the updates of one turn, or says why not."""
 
     model: Weights
     roles: Mapping[str, str]
@@ -49,8 +49,6 @@ class Door:
     """The server's half of the objective, which hears what is said beside the weights."""
     clip: float = 1.0
     """The largest norm of a step's gradient."""
-    refused: dict[str, str] = field(default_factory=dict)
-    """{site: reason}"""
     norms: dict[str, float] = field(default_factory=dict)
     """{site: how far its update changes the model}"""
 
@@ -67,7 +65,6 @@ class Door:
             if most is None or norm <= most:
                 return self.spool.take(reply, weights)
             reason = f"it changes the model by a norm of {norm:.4g}; wire.max_update_norm is {most:g}"
-        self.refused[reply.site] = reason
         return invalid(reply, reason)
 
     def why_not(self, weights: Weights, extra: Weights) -> str | None:

@@ -198,6 +198,12 @@ def test_what_each_site_gains_with_a_model_of_its_own(tmp_path: Path) -> None:
     assert "own models 40 steps (pull 0.1)" in top and "None" not in top and "{}" not in top
 
 
+def test_what_the_noised_merges_tell_is_said(tmp_path: Path) -> None:
+    spent = [{"event": "privacy", "round": n, "epsilon": 4.0 + n, "delta": 1e-5, "releases": n} for n in (1, 2)]
+    page = write_report(write_folder(tmp_path, [*record_rows(), *spent], result_matrix(), slices=False)).read_text()
+    assert "After 2 noised merges the models tell of any one site's updates at most epsilon <b>6.000</b>." in page
+
+
 @pytest.mark.parametrize("last_round", [0, 1, 3])
 def test_an_unfinished_run_says_so(tmp_path: Path, last_round: int) -> None:
     folder = write_folder(tmp_path / "half", record_rows(last_round), None, slices=False)
