@@ -15,9 +15,9 @@ Runs are found again in runs/leave by a hash of their config; after a change of 
 import argparse
 import hashlib
 import json
-import subprocess
+import multiprocessing
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,19 +125,24 @@ def one_run(variant: str, order: str, seed: int, evaluated: str) -> dict[str, fl
     digest = hashlib.sha256(json.dumps(config, sort_keys=False).encode()).hexdigest()[:12]
     folder = RUNS / digest
     if not (folder / "summary.json").exists():
-        RUNS.mkdir(parents=True, exist_ok=True)
-        (RUNS / f"{digest}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        asked = ["resume", str(folder)] if (folder / "config.yaml").exists() else ["run", str(RUNS / f"{digest}.yaml")]
-        options = ["--engine", "local", *(["--out", str(folder)] if asked[0] == "run" else [])]
-        done = subprocess.run([sys.executable, "run_sim.py", *asked, *options], cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{variant}, {order}, seed {seed}: {done.stderr.strip()}")
+        conducted(config, folder)
     rows = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
     made = float(sum(row["steps"] for row in rows if row["event"] == "train"))
     print(f"{variant:24} {order} seed {seed}: acc {summary['acc']:.3f}, {made:.0f} steps", file=sys.stderr, flush=True)
     numbers = {key: value for key, value in summary.items() if isinstance(value, float)}
     return {"bwt.gem": float("nan"), **numbers, "steps": made}
+
+
+def conducted(config: dict[str, Any], folder: Path) -> None:
+    """Run, or go on with, what the folder holds: as `run_sim.py run --engine local` does, without its report."""
+    from configs.load import build_run
+    from simulations.engines import simulate
+    from simulations.pretend import materialise
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    simulate(materialise(build_run(config | {"engine": {"name": "local"}})), folder)
 
 
 ByOrder = dict[str, list[dict[str, float]]]
@@ -212,8 +217,8 @@ def main() -> None:
     evaluated = "test" if args.final else "validation"
     variants = list(dict.fromkeys(["plain", *args.variants]))
     jobs = [(v, order, seed, evaluated) for seed in seeds for order in args.orders for v in variants]
-    with ThreadPoolExecutor(args.workers) as pool:
-        done = dict(zip(jobs, pool.map(lambda job: one_run(*job), jobs), strict=True))
+    with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn")) as pool:
+        done = dict(zip(jobs, pool.map(one_run, *zip(*jobs, strict=True)), strict=True))
     found = {v: {order: [done[v, order, seed, evaluated] for seed in seeds] for order in args.orders} for v in variants}
     text = f"{len(list(seeds))} seeds x {len(args.orders)} orders, {evaluated} subjects\n\n{table(found)}"
     print(f"\n{text}")

@@ -17,11 +17,11 @@ import argparse
 import csv
 import hashlib
 import json
-import os
-import subprocess
+import multiprocessing
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +37,7 @@ from federations import SETTINGS, Setting
 from pages import put
 
 if TYPE_CHECKING:
+    from configs.schema import Run
     from strategies import Strategy
 
 RUNS = ROOT / "runs" / "strategies"
@@ -63,7 +64,7 @@ class Result:
     megabytes: float
     """Updates up, weights down, all rounds."""
     seconds: float
-    """CPU seconds of the whole run, its start and evaluations included."""
+    """CPU seconds of the run, its evaluations included, without starting up and preparing cases."""
     steps: dict[str, float]
     """Optimizer steps by site."""
 
@@ -113,29 +114,30 @@ def why_not(preset: str, setting: Setting) -> str | None:
 
 def run_of(config: dict[str, Any]) -> Path:
     """The folder of a finished run with this config."""
+    from simulations.engines import simulate
+
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
     folder = RUNS / digest
     if not (folder / "summary.json").exists():
-        RUNS.mkdir(parents=True, exist_ok=True)
-        (RUNS / f"{digest}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        there = (folder / "config.yaml").exists()
-        asked = ["resume", str(folder)] if there else ["run", str(RUNS / f"{digest}.yaml"), "--out", str(folder)]
-        used = cpu_seconds([sys.executable, "run_sim.py", *asked, "--engine", "local"])
+        run = prepared(config, folder)
+        before = time.process_time()
+        simulate(run, folder)
         with (folder / CPU).open("a") as file:  # a run that was killed and went on has several
-            file.write(f"{used:.1f}\n")
+            file.write(f"{time.process_time() - before:.1f}\n")
     return folder
 
 
-def cpu_seconds(command: list[str]) -> float:
-    """What a command cost. Ends this program with the command's own complaint if it fails."""
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        said = process.stderr.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: {said.strip()}")
-    return used.ru_utime + used.ru_stime
+def prepared(config: dict[str, Any], folder: Path) -> "Run":
+    """The run as `run_sim.py run --engine local` would do it, with every case in the cache."""
+    from configs.load import build_run
+    from simulations.plan import prepare_all
+    from simulations.pretend import materialise
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run = materialise(build_run(config | {"engine": {"name": "local"}}))
+    prepare_all(run)
+    return run
 
 
 def result(folder: Path, setting: Setting) -> Result:
@@ -162,8 +164,9 @@ def result(folder: Path, setting: Setting) -> Result:
     )
 
 
-def one_job(name: str, setting: Setting, seed: int, on: str) -> Result:
+def one_job(name: str, where: str, seed: int, on: str) -> Result:
     """The result of a preset, or of the matching annotations: a run for each group, put together."""
+    setting = SETTINGS[where]
     if name != MATCHING:
         return result(run_of(setting.config(PRESETS[name], seed, on)), setting)
     runs = [result(run_of(setting.config(PRESETS["fedavg"], seed, on, group)), setting) for group in setting.groups]
@@ -242,7 +245,7 @@ def text_of(name: str, found: Found, refused: dict[str, str], seeds: Sequence[in
         [
             f"`{name}`: {setting.about}; {len(seeds)} seeds, {on} cases. Dice by class at the watchers (-: a part of the model "
             "never leaves its site, and watchers have none of their own), `acc` at the sites' own tests, MB up and down, CPU "
-            f"seconds of a whole run. {steps_line(found)}",
+            f"seconds of a run without its start. {steps_line(found)}",
             results_table(found, refused, setting),
             "Dice minus that of the matching annotations alone, paired by seed: at the watchers, then at the own tests of the "
             "sites that annotate the class:",
@@ -265,8 +268,8 @@ def main() -> None:
     refused = {s: {p: why for p in args.presets if (why := why_not(p, SETTINGS[s]))} for s in args.settings}
     names = {s: [MATCHING, *(p for p in args.presets if p not in refused[s])] for s in args.settings}
     jobs = [(name, setting, seed) for setting in args.settings for seed in args.seeds for name in names[setting]]
-    with ThreadPoolExecutor(args.workers) as pool:
-        results = list(pool.map(lambda job: one_job(job[0], SETTINGS[job[1]], job[2], args.on), jobs))
+    with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn")) as pool:
+        results = list(pool.map(one_job, *zip(*((*job, args.on) for job in jobs), strict=True)))
     done = dict(zip(jobs, results, strict=True))
     texts = []
     for setting in args.settings:
