@@ -13,6 +13,7 @@ from wire import Failure, Order, Reply
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
+from federation_results import Result
 from federations import Setting
 from malicious import LIAR, Lying, turned_round
 
@@ -20,7 +21,7 @@ from malicious import LIAR, Lying, turned_round
 SPEC = spec_from_file_location("strategies_benchmark", BENCHMARKS / "strategies.py")
 benchmark = sys.modules[SPEC.name] = module_from_spec(SPEC)
 SPEC.loader.exec_module(benchmark)
-Result, result = benchmark.Result, benchmark.result
+result = benchmark.result
 
 A, B, C = {"annotates": ["liver", "spleen"]}, {"annotates": ["liver", "spleen", "aorta"]}, {"annotates": ["aorta"]}
 THREE = Setting("three", {"name": "three"}, 5, {"a": A, "b": B, "c": C}, {"watch": {}})
