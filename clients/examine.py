@@ -6,6 +6,7 @@ from clients import evaluate
 from clients.model import Segmenter
 from clients.personal import tune
 from clients.slices import keep_slices
+from clients.snapshot import Snapshot
 from clients.train import pick_device, uses_bfloat16
 from wire import Order, Reply, Weights
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 def examine(site: "Site", order: Order, weights: Weights) -> Reply:
     """Dice per test case and class of the shared model, overlaid by what stays at home; if so ordered, tuned first."""
-    after = site.before(order, order.round + 1)
+    needed = order.home or order.personalise  # else nothing of what the site remembers matters, and it need not be read
+    after = site.before(order, order.round + 1) if needed else Snapshot()
     segmenter = site.model(order, weights, after)
     if order.personalise:
         tune(site, order, segmenter, after)

@@ -201,7 +201,8 @@ def roles(model: nn.Module) -> dict[str, str]:
     norms = {prefix for prefix, module in model.named_modules() if isinstance(module, NORMS)}
     return {
         name: "head" if name in HEAD else "norm" if name.rpartition(".")[0] in norms else "body"
-        for name in shared_weights(model)
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point()
     }
 
 

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from configs.card import METADATA as METADATA
@@ -37,8 +38,16 @@ def conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
 
     Raises:
         server.loop.CannotContinue: a round could not be done; what came before it is saved.
-        ValueError: initial weights cannot be read.
+        ValueError: initial weights cannot be read, or another process conducts this run.
     """
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            return _conduct(sites, run, folder)
+    except Timeout:
+        raise ValueError(f"{folder}: another process conducts this run; wait for it, or stop it") from None
+
+
+def _conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
     began = time.perf_counter()
     record = Record(folder)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -474,3 +475,12 @@ def test_a_finished_run_can_be_taken_up_and_stays_what_it_was(tmp_path):
     assert timeless(tmp_path) == before
     assert {order.task for order in again.asked} == {"evaluate"}
     assert rows(tmp_path, "end", "seconds")[0][0] > spent > 0  # earlier rounds count, though another process did them
+
+
+def test_a_run_that_another_process_conducts_is_left_alone(tmp_path):
+    """Two drivers of one folder would both write its record."""
+    with FileLock(tmp_path / "lock"), pytest.raises(ValueError, match="another process conducts this run"):
+        conduct(FakeSites({"a": Fake()}), fake_run(["a"]), tmp_path)
+    assert not (tmp_path / "record.jsonl").exists()
+    conduct(FakeSites({"a": Fake()}), fake_run(["a"]), tmp_path)
+    assert rows(tmp_path, "round", "round") == [(1,)]
