@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from strategies.base import Weights
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of this file's fields; a site refuses an order of another version."""
 
 Task = Literal["hello", "init", "train", "evaluate", "leave"]
 ROUND_KEYS = ("steps", "planned", "dropped", "loss_sum", "loss_weight", "new_cases", "stream_left", "seconds")
+FAULT_KEYS = ("saving", "micro_batch", "restored")
+"""Seconds spent on making the round durable; patches at a time, once memory ran out; the round after whose state the site
+began, where a newer one was damaged."""
 MEMORY_KEYS = ("memory", "budget", "memory_classes", "memory_domains", "memory_arrived", "evicted")
 """How many samples, of which classes, of which domains (names, if the site declares them), their positions in the stream."""
 EVICTED_KEYS = ("id", "arrived", "visits", "uniqueness", "twin", "similarity")
@@ -30,7 +33,7 @@ CASE_KEYS = ("case", "class", "dice", "dice.all", "iou", "hd95", "nsd", "voxels"
 ROW_KEYS: dict[Task, frozenset[str]] = {
     "hello": frozenset({"tests"}),
     "init": frozenset(),
-    "train": frozenset((*ROUND_KEYS, *MEMORY_KEYS, *PRIVACY_KEYS)),
+    "train": frozenset((*ROUND_KEYS, *FAULT_KEYS, *MEMORY_KEYS, *PRIVACY_KEYS)),
     "evaluate": frozenset(CASE_KEYS),
     "leave": frozenset(),
 }
@@ -122,6 +125,8 @@ class Failure:
     task: Task
     kind: FailureKind
     reason: str
+    again: bool = False
+    """The order is under way again: news, not yet an answer."""
 
 
 def with_extra(weights: Weights, extra: Weights) -> Weights:

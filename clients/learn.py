@@ -59,7 +59,7 @@ def learn(site: "Site", order: Order, weights: Weights) -> Reply:
     facts = (before.cursor + len(arriving), before.served + 1, tuple(work.samples))
     # An update without draws does not count: what is owed stays owed.
     residue = acknowledged.kept(residue, owed, order.round) if work.draws and residue else before.residue
-    after = snapshot.Snapshot(*facts, moments=moments, home=home, objective=outcome.kept, residue=residue)
+    after = snapshot.Snapshot(*facts, moments=moments, home=home, objective=outcome.kept, residue=residue, micro=before.micro)
     snapshot.commit(site.folder / "state", order.run, order.round, after, site.run.keep)
     told = comparison.told(work.samples) if comparison else {}
     row = work.facts() | {

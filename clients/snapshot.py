@@ -41,6 +41,8 @@ class Snapshot:
     """What the objective keeps from round to round."""
     residue: dict[str, NDArray] = field(default_factory=dict)
     """What compression rounded away from the last update."""
+    micro: int = 0
+    """Patches at a time, since memory ran out; 0: the whole batch."""
 
 
 def before(folder: Path, run: str, round: int) -> Snapshot:
@@ -68,7 +70,7 @@ def commit(folder: Path, run: str, round: int, state: Snapshot, keep: int) -> No
     for group, name in TENSORS.items():
         tensors = {key: np.asarray(tensor, order="C") for key, tensor in getattr(state, group).items()}
         save_file(tensors, draft / f"{name}.safetensors")  # safetensors garbles what does not lie row by row (0.8)
-    facts = {"cursor": state.cursor, "served": state.served}
+    facts = {"cursor": state.cursor, "served": state.served, "micro": state.micro}
     (draft / "state.json").write_text(json.dumps(facts))
     _seal(draft)
     for number in _rounds(place):
@@ -106,7 +108,7 @@ def _read(place: Path) -> Snapshot:
     try:
         facts = json.loads((place / "state.json").read_text())
         tensors = {group: load_file(place / f"{name}.safetensors") for group, name in TENSORS.items()}
-        return Snapshot(facts["cursor"], facts["served"], tuple(store.load(place)), **tensors)
+        return Snapshot(facts["cursor"], facts["served"], tuple(store.load(place)), **tensors, micro=facts["micro"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"the snapshot {place} cannot be read ({error})") from None
 

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from configs.arrivals import Arrivals as Arrivals
 from configs.checks import problems
+from configs.faults import Faults as Faults
 from configs.memory import Index, Memory, Sketch
 from configs.site import Includes, PretendSite, Split, Strict
 from configs.site import Phantoms as Phantoms
@@ -135,6 +136,8 @@ class Engine(Strict):
     """Seconds a site may take over an order before its actor is replaced."""
     retries: int = Field(1, ge=0)
     """How often an order is given again after its actor died or was late."""
+    watch_s: float = Field(60.0, gt=0)
+    """Seconds without news after which the screen says what is being waited for."""
     cpus: float = Field(1, gt=0)
     """CPU cores of each site's actor (and threads of its training), unless the site says otherwise."""
     gpus: float = Field(0, ge=0)
@@ -182,6 +185,8 @@ class Run(Strict):
     """How results are measured."""
     engine: Engine = Engine()
     """What carries orders to the sites."""
+    faults: Faults = Faults()
+    """What the run does when something goes wrong."""
     keep: int = Field(2, ge=1)
     """Checkpoints and site snapshots kept."""
 

@@ -55,6 +55,8 @@ class Wire(Strict):
     """Send the change since the shared weights instead of the new weights."""
     int8: bool = False
     """Send the change (`delta: true`) in 8 bits per number; what is rounded away is sent with the next one (error feedback)."""
+    max_reply_mb: float = Field(1024.0, gt=0)
+    """A larger reply is refused unread."""
     max_update_norm: float | None = Field(None, gt=0)
     """An update that changes the model by more than this norm is refused; none: any."""
 

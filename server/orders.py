@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from server.federation import Federation
 from server.record import Record
@@ -50,11 +51,22 @@ class Orders:
             reason = why_incomplete(reply)
             return invalid(reply, reason) if reason else take(reply)
 
-        answers = [
-            answer if isinstance(answer, Failure) else checked(answer) for answer in self.sites.ask(shared, list(orders))
-        ]
+        answers = []
+        for answer in self.sites.ask(shared, list(orders)):
+            if isinstance(answer, Failure) and answer.again:
+                self.fault(answer)
+            else:
+                answers.append(answer if isinstance(answer, Failure) else checked(answer))
         answers.sort(key=lambda answer: answer.site)
         failures = [answer for answer in answers if isinstance(answer, Failure)]
         for failure in failures:
-            self.record.append("failure", **vars(failure))
+            self.record.append("failure", **_facts(failure))
         return {answer.site: answer for answer in answers if isinstance(answer, Reply)}, failures
+
+    def fault(self, failure: Failure) -> None:
+        """Something went wrong and the run made up for it: into the record, for people; no result depends on it."""
+        self.record.append("fault", **_facts(failure))
+
+
+def _facts(failure: Failure) -> dict[str, Any]:
+    return {name: fact for name, fact in vars(failure).items() if name != "again"}

@@ -64,7 +64,8 @@ ROWS: dict[str, dict[str, Kind]] = {
     "hello": {"tests": WHOLE},
     "train": {
         **dict.fromkeys(("memory", "budget", "steps", "planned", "dropped", "new_cases", "stream_left"), WHOLE),
-        **dict.fromkeys(("loss_sum", "loss_weight", "seconds"), NUMBER),
+        **dict.fromkeys(("micro_batch", "restored"), WHOLE),
+        **dict.fromkeys(("loss_sum", "loss_weight", "seconds", "saving"), NUMBER),
         **dict.fromkeys(("memory_classes", "memory_domains"), COUNTS),
         "memory_arrived": ("a list of whole numbers", _each(_is_whole)),
         "evicted": ("a list of samples let go", _each(_is_evicted)),

@@ -102,7 +102,7 @@ def test_every_field_is_documented():
         ({"sites": {"a": {"split": {"test": {"kye": "x"}}}}}, "sites.a.split.test.kye: unknown key; did you mean 'key'?"),
         ({"sites": {"split": {"sorce": "msd"}}}, "sites.split.sorce: unknown key; did you mean 'source'?"),
         ({"strategy": {"merg": "average"}}, "strategy.merg: unknown key; did you mean 'merge'?"),
-        ({"engine": {"zzz": 1}}, "engine.zzz: unknown key; valid: actors, address, cpus, deadline_s, gpus, name, retries"),
+        ({"engine": {"zzz": 1}}, "engine.zzz: unknown key; valid: actors, address, cpus, deadline_s, gpus, name, retries, watch_s"),
     ],
 )
 def test_an_unknown_key_is_placed_and_the_nearest_is_named(tree, line):
