@@ -34,6 +34,8 @@ class Federation:
     present: frozenset[str] = frozenset()
     """Who took part in the last round."""
     left: frozenset[str] = frozenset()
+    silent: int = 0
+    """Rounds in a row, up to the last, in which nobody answered."""
     stage: str | None = None
     """The stage under way: sites have arrived and are not yet evaluated."""
     results: ResultMatrix = field(default_factory=ResultMatrix)
@@ -84,6 +86,7 @@ class Federation:
             "arrived": self.arrived,
             "present": sorted(self.present),
             "left": sorted(self.left),
+            "silent": self.silent,
             "stage": self.stage,
             "results": _results_facts(self.results),
             "refused": self.refused,
@@ -108,6 +111,7 @@ def from_facts(facts: dict[str, Any], state: State, index: Weights) -> Federatio
         arrived=tuple(facts["arrived"]),
         present=frozenset(facts["present"]),
         left=frozenset(facts["left"]),
+        silent=facts["silent"],
         stage=facts["stage"],
         results=_results(facts["results"]),
         refused=facts["refused"],

@@ -11,7 +11,7 @@ from server import checkpoint
 from server.arrivals import ArrivalSchedule
 from server.federation import Federation, Known
 from server.metrics import START, site_dice
-from server.orders import Orders
+from server.orders import CannotContinue, Orders
 from server.personal import personalised, write_results
 from server.record import Record
 from server.remembered import Remembered
@@ -24,9 +24,8 @@ from wire import Failure
 
 CaseRows = list[dict[str, Any]]
 
-
-class CannotContinue(RuntimeError):
-    """The run could not be completed; what was done so far is saved."""
+MAX_SILENT = 2
+"""Rounds in a row in which nobody answers: then it is not a site that has a fault, but the run."""
 
 
 @dataclass
@@ -47,7 +46,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         """The parts that need others."""
-        self.orders = Orders(self.sites, self.record, self.strategy.share.home, self.schedule.rounds)
+        facts = (self.strategy.share.home, self.schedule.rounds, self.run.faults.on_failure == "stop")
+        self.orders = Orders(self.sites, self.record, *facts)
         self.turn = Turn(self.run, self.folder, self.orders, self.strategy, self.record, self.remembered)
 
     def __call__(self, federation: Federation) -> tuple[Federation, CaseRows]:
@@ -76,13 +76,15 @@ class Loop:
             failed += failures
             cost = {name: cost[name] + spent[name] for name in cost}
         failed = [failure for failure in failed if failure.kind not in ("invalid", "refused")]  # those did answer
-        if learners and len(failed) == len(learners):
-            raise CannotContinue(f"no site answered in round {number} ({failed[0].site}: {failed[0].reason})")
+        silent = federation.silent + 1 if learners and len(failed) == len(learners) else 0
+        if silent == MAX_SILENT:
+            why = f"({failed[0].site}: {failed[0].reason})"
+            raise CannotContinue(f"no site answered in round {number}, as in the round before {why}")
         if summary := self.remembered.summary(federation.live, federation.held):
             self.record.append("index", round=number, **summary)
         facts = {"present": sorted(present), **cost, "seconds": time.perf_counter() - clock}
         self.record.append("round", round=number, stage=federation.stage, **facts)
-        return replace(federation, round=number)
+        return replace(federation, round=number, silent=silent)
 
     # Its sentences ----------------------------------------------------------------------------------------------------
 

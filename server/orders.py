@@ -11,6 +11,11 @@ from server.sites import Sites
 from strategies.base import Weights
 from wire import Failure, Order, Reply, Task
 
+
+class CannotContinue(RuntimeError):
+    """The run could not be completed; what was done so far is saved."""
+
+
 Take = Callable[[Reply], Reply | Failure]
 
 
@@ -29,6 +34,8 @@ class Orders:
     """Roles whose tensors stay with their site."""
     rounds: int
     """How many rounds the run has."""
+    stop: bool = False
+    """Whether a site's failure ends the run."""
 
     def order(self, federation: Federation, site: str, task: Task, number: int) -> Order:
         """An order to a site as the federation stands."""
@@ -45,7 +52,11 @@ class Orders:
         )
 
     def ask(self, shared: Weights, orders: Iterable[Order], take: Take = as_it_is) -> tuple[dict[str, Reply], list[Failure]]:
-        """Replies by site, in site order, and failures, which are recorded. `take` handles each as it comes."""
+        """Replies by site, in site order, and failures, which are recorded. `take` handles each as it comes.
+
+        Raises:
+            CannotContinue: a site failed, and the recipe says that the run stops then.
+        """
 
         def checked(reply: Reply) -> Reply | Failure:
             reason = why_incomplete(reply)
@@ -61,6 +72,10 @@ class Orders:
         failures = [answer for answer in answers if isinstance(answer, Failure)]
         for failure in failures:
             self.record.append("failure", **_facts(failure))
+        if failures and self.stop:
+            first = failures[0]
+            facts = f"{first.site} failed to {first.task} in round {first.round} ({first.kind}: {first.reason})"
+            raise CannotContinue(f"{facts}; faults.on_failure is stop")
         return {answer.site: answer for answer in answers if isinstance(answer, Reply)}, failures
 
     def fault(self, failure: Failure) -> None:

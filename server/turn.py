@@ -1,9 +1,11 @@
 """A turn: some sites train side by side, their updates go into the spool as they come, and one merge makes the next model."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
+from typing import Any
 
 from configs.schema import Run
 from server.federation import Federation
@@ -44,7 +46,7 @@ class Turn:
         for order in (order for order in orders if order.site in replies):
             cost = {"bytes_down": down[order.site], "bytes_coverage": told_bytes(order), "bytes_up": up[order.site]}
             self.note_reply(federation, replies[order.site], number, cost, door.norms[order.site])
-        federation = self.merged(federation, number, replies, spool)
+        federation = self.merged(federation, number, replies, spool, len(orders))
         spool.close()
         held = federation.held | {site: int(reply.rows[0]["memory"]) for site, reply in replies.items()}
         refused = federation.refused | {failure.site: failure.reason for failure in failures}
@@ -72,12 +74,21 @@ class Turn:
         facts = (federation.state.weights, federation.roles, federation.classes, self.strategy.share.home)
         return Door(*facts, self.run.wire, spool, limits, self.strategy.half, train.clip)
 
-    def merged(self, federation: Federation, number: int, replies: dict[str, Reply], spool: Spool) -> Federation:
+    def too_few(self, trained: int, answered: int, asked: int) -> str | None:
+        """Why there are too few updates for a merge, in words; None if they are enough."""
+        quorum, needed = ceil(round(self.run.faults.quorum * asked, 9)), self.strategy.min_present  # .07 * 100 is above 7
+        if answered < quorum:
+            return f"faults.quorum wants {quorum} of {asked} sites and {answered} answered: the model stays as it was"
+        if trained < needed:
+            return f"the merge needs the updates of {needed} sites and has {trained}: the model stays as it was"
+        return None
+
+    def merged(self, federation: Federation, number: int, replies: dict[str, Reply], spool: Spool, asked: int) -> Federation:
         """The federation after the merge; its model as it was if nobody trained, or fewer sites than the merge works with."""
-        trained, needed = [site for site, reply in replies.items() if reply.draws], self.strategy.min_present
+        trained = [site for site, reply in replies.items() if reply.draws]
+        reason = self.too_few(len(trained), len(replies), asked)
         refused = {site: reason for site, reason in federation.refused.items() if site not in replies}
-        if trained and len(trained) < needed:
-            reason = f"the merge needs the updates of {needed} sites and has {len(trained)}: the model stays as it was"
+        if trained and reason:
             for site in trained:
                 self.record.append("failure", round=number, site=site, task="train", kind="refused", reason=reason)
             return replace(federation, refused=refused | dict.fromkeys(trained, reason))
@@ -99,6 +110,16 @@ class Turn:
             self.record.append("evict", **gone | where)
         if problem := self.remembered.take(reply):
             self.record.append("failure", **where, task="train", kind="invalid", reason=f"{problem}; its update counts")
+        for kind, reason in survived(reply.rows[0]):
+            self.record.append("fault", **where, task="train", kind=kind, reason=reason)
         facts = {name: fact for name, fact in reply.rows[0].items() if name != "evicted"}
         facts |= where | {"stage": federation.stage, "draws": reply.draws, "bytes_sketches": sketch_bytes(reply)}
         self.record.append("train", **facts | cost, update_norm=norm)
+
+
+def survived(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What went wrong at a site in a round that it finished all the same: kind and words."""
+    if "restored" in row:
+        yield "damaged", f"its newest state was damaged; it went on from the one after round {row['restored']}"
+    if "micro_batch" in row:
+        yield "memory", f"memory ran out; it takes fewer patches at a time ({row['micro_batch']}), added up to the same batch"

@@ -254,14 +254,67 @@ def test_an_anchored_run_ends_each_stage_in_the_mean_of_the_stages(tmp_path):
     assert model(tmp_path)[0]["body"] == [3.0, 3.0]
 
 
-def test_if_all_fail_the_run_cannot_go_on_and_can_be_taken_up(tmp_path):
-    sites = FakeSites({"a": Fake(), "b": Fake()}, {(site, "train", 2): failing() for site in "ab"})
-    with pytest.raises(CannotContinue, match=r"no site answered in round 2 \(a: it rains\)"):
-        conduct(sites, fake_run(), tmp_path)
+def test_a_round_in_which_all_fail_is_lost_and_a_second_in_a_row_ends_the_run_which_can_be_taken_up(tmp_path):
+    long = {"arrivals": {"order": ["a", "b"], "rounds": 6}}
+    sites = FakeSites({"a": Fake(), "b": Fake()}, {(site, "train", round): failing() for site in "ab" for round in (2, 4, 5)})
+    with pytest.raises(CannotContinue, match=r"no site answered in round 5, as in the round before \(a: it rains\)"):
+        conduct(sites, fake_run(**long), tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
-    conduct(FakeSites({"a": Fake(), "b": Fake()}), fake_run(), tmp_path)
+    conduct(FakeSites({"a": Fake(), "b": Fake()}), fake_run(**long), tmp_path)
+    assert model(tmp_path)[0]["body"] == [4.0, 4.0]  # rounds 1, 3, 5, 6
+    assert rows(tmp_path, "failure", "round", "site") == [(2, "a"), (2, "b"), (4, "a"), (4, "b")]  # round 5 was done again
+
+
+@pytest.mark.parametrize(("task", "round"), [("train", 2), ("evaluate", 1), ("evaluate", 2), ("hello", 0)])
+def test_a_run_that_is_to_stop_at_the_first_failure_stops_and_can_be_taken_up(tmp_path, task, round):
+    strict = {"faults": {"on_failure": "stop"}}
+    line = rf"b failed to {task} in round {round} \(crashed: it rains\); faults.on_failure is stop"
+    with pytest.raises(CannotContinue, match=line):
+        conduct(FakeSites({"a": Fake(), "b": Fake()}, {("b", task, round): failing()}), fake_run(**strict), tmp_path)
+    conduct(FakeSites({"a": Fake(), "b": Fake()}), fake_run(**strict), tmp_path)
     assert model(tmp_path)[0]["body"] == [2.0, 2.0]
-    assert rows(tmp_path, "failure") == []  # of a round that was done again
+    assert rows(tmp_path, "failure") == []  # of work that was done again
+
+
+@pytest.mark.parametrize(
+    ("quorum", "body"),
+    [(0.0, 4.0), (0.66, 4.0), (0.67, 3.0), (1.0, 3.0)],  # two of three answer in round 2: .66 x 3 is less than that, .67 x 3 is more
+)
+def test_a_merge_with_fewer_sites_than_its_quorum_leaves_the_model_as_it_was(tmp_path, quorum, body):
+    sites = FakeSites({name: Fake() for name in "abc"}, {("b", "train", 2): failing()})
+    run = fake_run("abc", arrivals={"visits": {name: [[1, None]] for name in "abc"}, "rounds": 4}, faults={"quorum": quorum})
+    conduct(sites, run, tmp_path)
+    assert model(tmp_path)[0]["body"] == [body, body]
+    lost = [("b", "crashed", "it rains")]
+    if body == 3.0:
+        reason = "faults.quorum wants 3 of 3 sites and 2 answered: the model stays as it was"
+        lost += [("a", "refused", reason), ("c", "refused", reason)]
+        assert [order.refused for order in sites.asked if order.round == 3 and order.site == "a"] == [reason]
+    assert rows(tmp_path, "failure", "site", "kind", "reason") == lost
+
+
+def test_what_went_wrong_on_the_way_is_told_and_costs_no_answer(tmp_path):
+    """A retry under way, a damaged state passed over, memory that ran out: rows for people, beside the round's own."""
+
+    class Retrying(FakeSites):
+        def ask(self, shared, orders):
+            for answer in super().ask(shared, orders):
+                if (answer.site, answer.task, answer.round) == ("a", "train", 2):
+                    yield Failure(site="a", round=2, task="train", kind="crashed", reason="its process died", again=True)
+                yield answer
+
+    def said(**facts: int) -> Change:
+        return lambda reply: replace(reply, rows=({**reply.rows[0], **facts},))
+
+    changes = {("b", "train", 2): said(restored=0), ("a", "train", 1): said(micro_batch=1)}
+    conduct(Retrying({"a": Fake(), "b": Fake()}, changes), fake_run(), tmp_path)
+    assert rows(tmp_path, "fault", "round", "site", "kind", "reason") == [
+        (1, "a", "memory", "memory ran out; it takes fewer patches at a time (1), added up to the same batch"),
+        (2, "a", "crashed", "its process died"),
+        (2, "b", "damaged", "its newest state was damaged; it went on from the one after round 0"),
+    ]
+    assert rows(tmp_path, "failure") == []
+    assert model(tmp_path)[0]["body"] == [2.0, 2.0]
 
 
 @pytest.mark.parametrize(("round", "stage"), [(0, "start"), (1, "a"), (2, "b")])
