@@ -34,6 +34,11 @@ class Digest:
     evictions: list[Row]
     """The samples that memories dropped, as they were dropped."""
     failures: list[Row]
+    """Orders without a reply that could be used."""
+    faults: list[Row]
+    """What went wrong and was made up for."""
+    changes: list[Row]
+    """Keys of the recipe that were changed on the way."""
     cases: list[Row]
     """One row per stage, site, case and class."""
     metrics: dict[str, Measured]
@@ -126,6 +131,8 @@ def read_run(folder: Path) -> Digest:
         indexes=sorted(_latest(_kind(rows, "index"), "round"), key=lambda row: row["round"]),
         evictions=sorted(_latest(_kind(rows, "evict"), "round", "site", "id"), key=lambda row: row["round"]),
         failures=_kind(rows, "failure"),
+        faults=_kind(rows, "fault"),
+        changes=_kind(rows, "changed"),
         cases=_latest(_kind(rows, "case"), "stage", "site", "case", "class"),
         metrics=_metrics(rows, matrix),
         end=end[-1] if end else None,

@@ -48,6 +48,8 @@ def _in_words(run: Digest) -> list[str]:
         said.append(f"After {merges} the models tell of any one site's updates at most epsilon <b>{epsilon}</b>.")
     if run.failures:
         said.append(f"{_count(len(run.failures), 'order')} to a site failed.")
+    if run.faults:
+        said.append(f"{_count(len(run.faults), 'fault')} {'was' if len(run.faults) == 1 else 'were'} made up for.")
     return said
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from server.classes import class_dice
 from server.digest import Digest, read_record, read_run
+from server.faults_section import went_wrong
 from server.figures import (
     dice_over_stages,
     forgetting,
@@ -163,14 +164,6 @@ def metrics(run: Digest) -> str:
     return _section("Metrics", note + table(["id", "value", "terms in the mean", "meaning"], rows, (1, 2)))
 
 
-def failures(run: Digest) -> str:
-    if not run.failures:
-        return ""
-    keys = ("round", "site", "task", "kind", "reason")
-    rows = [[text(row.get(key, "")) for key in keys] for row in run.failures]
-    return _section("Failures", "<p>The run went on without these replies.</p>" + table(keys, rows))
-
-
 def provenance(run: Digest) -> str:
     versions = ", ".join(f"{text(name)} {text(version)}" for name, version in (run.run.get("versions") or {}).items())
     end = run.end or {}
@@ -196,7 +189,7 @@ SECTIONS: tuple[Callable[[Digest], str], ...] = (
     training,
     slices,
     metrics,
-    failures,
+    went_wrong,
     provenance,
 )
 

@@ -278,7 +278,12 @@ def test_a_run_that_is_to_stop_at_the_first_failure_stops_and_can_be_taken_up(tm
 
 @pytest.mark.parametrize(
     ("quorum", "body"),
-    [(0.0, 4.0), (0.66, 4.0), (0.67, 3.0), (1.0, 3.0)],  # two of three answer in round 2: .66 x 3 is less than that, .67 x 3 is more
+    [
+        (0.0, 4.0),
+        (0.66, 4.0),
+        (0.67, 3.0),
+        (1.0, 3.0),
+    ],  # two of three answer in round 2: .66 x 3 is less than that, .67 x 3 is more
 )
 def test_a_merge_with_fewer_sites_than_its_quorum_leaves_the_model_as_it_was(tmp_path, quorum, body):
     sites = FakeSites({name: Fake() for name in "abc"}, {("b", "train", 2): failing()})

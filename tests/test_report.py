@@ -143,7 +143,7 @@ def headings(document: str) -> list[str]:
 
 
 def test_every_section_is_there(document: str) -> None:
-    expected = ["Arrivals", "Results", "Forgetting", "Classes", "Memory", "Training", "Test cases", "Metrics", "Failures"]
+    expected = ["Arrivals", "Results", "Forgetting", "Classes", "Memory", "Training", "Test cases", "Metrics", "What went wrong"]
     assert headings(document) == [*expected, "How this was made"]
     assert len(headings(document)) == len(SECTIONS) - 2  # the headline has no heading of its own, no site a model of its own
     assert document.count("<figure>") == 8 + 4
