@@ -20,7 +20,7 @@ from server.turn import Turn
 from server.updates import why_unfit
 from strategies import Strategy
 from strategies.base import State, Weights
-from wire import Failure
+from wire import Failure, Reply
 
 CaseRows = list[dict[str, Any]]
 
@@ -100,15 +100,22 @@ class Loop:
         weights, classes = self.given
         classes = tuple(dict.fromkeys((*classes, *(c for site in arriving for c in federation.known[site].classes))))
         federation = replace(federation, classes=classes)
-        replies, failures = self.orders.ask({}, [self.orders.order(federation, arriving[0], "init", 0)])
-        if failures:
-            raise CannotContinue(f"no initial weights: {failures[0].site}: {failures[0].reason}")
-        reply = replies[arriving[0]]
+        reply = self.initial(federation, arriving)
         if weights and (reason := why_unfit(weights, reply.weights, reply.roles, len(self.given[1]))):
             raise ValueError(f"model.weights: they do not belong to model.network: {reason}")
         taught = frozenset(self.given[1])
         federation = replace(federation, state=State(weights or reply.weights), roles=dict(reply.roles), taught=taught)
         return self.evaluate(federation, START)[0]
+
+    def initial(self, federation: Federation, arriving: list[str]) -> Reply:
+        """The initial weights, of the first site that can give them: they are drawn from the run's seed, the same at each."""
+        failures: list[Failure] = []
+        for site in arriving:
+            replies, failed = self.orders.ask({}, [self.orders.order(federation, site, "init", 0)])
+            if replies:
+                return replies[site]
+            failures += failed
+        raise CannotContinue(f"no initial weights: {failures[0].site}: {failures[0].reason}")
 
     def greet(self, federation: Federation, number: int) -> Federation:
         """Hello to whoever has connected since: each says its stream, test cases and classes."""

@@ -333,6 +333,13 @@ def test_if_no_site_can_be_evaluated_the_run_cannot_go_on_and_can_be_taken_up(tm
     assert rows(tmp_path, "failure") == []
 
 
+def test_if_the_first_site_cannot_give_the_initial_weights_another_does(tmp_path):
+    together = {"arrivals": {"visits": {"a": [[1, None]], "b": [[1, None]]}, "rounds": 1}}
+    conduct(FakeSites({"a": Fake(), "b": Fake()}, {("a", "init", 0): failing()}), fake_run(**together), tmp_path)
+    assert model(tmp_path)[0]["body"] == [1.0, 1.0]
+    assert rows(tmp_path, "failure", "site", "task") == [("a", "init")]
+
+
 def test_no_site_no_weights_no_run(tmp_path):
     with pytest.raises(CannotContinue, match="no initial weights: a: it rains"):
         conduct(FakeSites({"a": Fake(), "b": Fake()}, {("a", "init", 0): failing()}), fake_run(), tmp_path)
