@@ -29,6 +29,8 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from pages import put
 
+from simulations.studies.statistics import Difference, Outcome, Summary, differences, summaries
+
 RUNS = ROOT / "runs" / "global_index"
 FINDINGS = ROOT / "docs" / "findings.md"
 MARK = "<!-- global_index -->"
@@ -136,32 +138,30 @@ def twins(folder: Path) -> int:
 COLUMNS = ("acc", "bwt.gem", "effective", "duplicates", "twins", "steps")
 
 
-def table(found: dict[str, list[dict[str, float]]]) -> str:
+def table(outcomes: list[Outcome]) -> str:
     """One schedule's results as Markdown."""
     lines = ["| variant | " + " | ".join(COLUMNS) + " | acc minus local (95 %) | bwt.gem minus local (95 %) |"]
     lines.append("|---" * (len(COLUMNS) + 3) + "|")
-    for variant, runs in found.items():
+    columns = {name: summaries(outcomes, name) for name in COLUMNS}
+    against_local = [differences(outcomes, name, "local") for name in ("acc", "bwt.gem")]
+    for variant in dict.fromkeys(outcome.variant for outcome in outcomes):
         cells = [
-            spread([run[name] for run in runs], 0 if name == "steps" else 1 if name in ("duplicates", "twins") else 3)
-            for name in COLUMNS
+            spread(found[variant], 0 if name == "steps" else 1 if name in ("duplicates", "twins") else 3)
+            for name, found in columns.items()
         ]
-        paired = [difference(runs, found["local"], name) if variant != "local" else "-" for name in ("acc", "bwt.gem")]
+        paired = ["-" if variant == "local" else compared(found[variant]) for found in against_local]
         lines.append(f"| {variant} | " + " | ".join([*cells, *paired]) + " |")
     return "\n".join(lines)
 
 
-def spread(values: list[float], digits: int) -> str:
+def spread(found: Summary, digits: int) -> str:
     """Mean and standard deviation over seeds."""
-    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{np.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+    return f"{found.mean:.{digits}f}" + (f" ± {found.deviation:.{digits}f}" if found.n > 1 else "")
 
 
-def difference(runs: list[dict[str, float]], local: list[dict[str, float]], name: str) -> str:
-    """Mean paired difference and its bootstrap interval over seeds."""
-    paired = np.array([run[name] - base[name] for run, base in zip(runs, local, strict=True)])
-    drawn = np.random.default_rng(0).choice(paired, (10_000, len(paired))).mean(axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return f"{paired.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+def compared(found: Difference) -> str:
+    """The paired difference with its interval."""
+    return f"{found.mean:+.3f}" + (f" ({found.low:+.3f} to {found.high:+.3f})" if found.pairs > 1 else "")
 
 
 def main() -> None:
@@ -182,10 +182,10 @@ def main() -> None:
         done = dict(zip(jobs, pool.map(lambda job: one_run(*job), jobs), strict=True))
     texts = []
     for schedule in args.schedules:
-        found = {v: [done[v, schedule, seed, evaluated] for seed in seeds] for v in variants}
-        median = np.median([run["median u"] for run in found["local"]])
+        outcomes = [Outcome(v, seed, schedule, done[v, schedule, seed, evaluated]) for v in variants for seed in seeds]
+        median = np.median([done["local", schedule, seed, evaluated]["median u"] for seed in seeds])
         about = f"{len(list(seeds))} seeds, {evaluated} subjects, schedule `{schedule}`; median u under local: {median:.2f}"
-        texts.append(f"{about}\n\n{table(found)}")
+        texts.append(f"{about}\n\n{table(outcomes)}")
         print(f"\n{texts[-1]}", flush=True)
     if args.write:
         put(FINDINGS, MARK, "\n\n".join(texts))

@@ -8,7 +8,7 @@ Five hippocampus sites, each with its own acquisition shift, arrive one after an
 when the next one comes (4 steps per 2 cases). In one order inverted contrast comes second, in the other last.
 `joint.pooled` is one client that holds everything and draws from it at random, for as many steps as all sites together.
 Prints the mean final Dice over the five sites' test subjects (acc), forgetting, and each variant's paired difference to
-`plain` with its bootstrap 95 % interval (seeds are drawn, both orders of a seed together) and Wilcoxon's p, Holm-corrected.
+`plain` with its bootstrap 95 % interval (orders are drawn, and seeds) and Wilcoxon's p, Holm-corrected.
 Runs are found again in runs/leave by a hash of their config; after a change of code, remove that folder.
 """
 
@@ -18,18 +18,18 @@ import json
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from math import isnan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
-from scipy.stats import wilcoxon
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from pages import put
+
+from simulations.studies.statistics import Difference, Outcome, Summary, differences, summaries
 
 RUNS = ROOT / "runs" / "leave"
 FINDINGS = ROOT / "docs" / "findings.md"
@@ -145,61 +145,37 @@ def conducted(config: dict[str, Any], folder: Path) -> None:
     simulate(materialise(build_run(config | {"engine": {"name": "local"}})), folder)
 
 
-ByOrder = dict[str, list[dict[str, float]]]
-"""{order: runs by seed}."""
-
-
-def table(found: dict[str, ByOrder]) -> str:
-    """{variant: {order: runs by seed}} as Markdown."""
-    orders = list(next(iter(found.values())))
+def table(outcomes: list[Outcome], orders: list[str]) -> str:
+    """All runs as Markdown."""
     lines = [
         "| variant | "
         + " | ".join(f"acc, {order}" for order in orders)
         + " | acc | bwt.gem | steps | acc minus plain (95 %) | Wilcoxon's p, Holm |"
     ]
     lines.append("|---" * (len(orders) + 6) + "|")
-    differences = {variant: pairs(runs, found["plain"]) for variant, runs in found.items() if variant != "plain"}
-    p_values = holm({variant: float(wilcoxon(paired_OS.ravel()).pvalue) for variant, paired_OS in differences.items()})
-    for variant, by_order in found.items():
-        every = [run for runs in by_order.values() for run in runs]
-        cells = [spread([run["acc"] for run in by_order[order]]) for order in orders]
-        cells += [
-            spread([run["acc"] for run in every]),
-            "-" if variant.startswith(POOLED) else spread([run["bwt.gem"] for run in every]),
-        ]
-        cells += [
-            f"{np.mean([run['steps'] for run in every]):.0f}",
-            *(("-", "-") if variant == "plain" else (difference(differences[variant]), f"{p_values[variant]:.3f}")),
+    against_plain = differences(outcomes, "acc", "plain")
+    acc, bwt, steps = (summaries(outcomes, metric) for metric in ("acc", "bwt.gem", "steps"))
+    by_order = [summaries([run for run in outcomes if run.order == order], "acc") for order in orders]
+    for variant in dict.fromkeys(outcome.variant for outcome in outcomes):
+        cells = [
+            *(spread(found[variant]) for found in (*by_order, acc)),
+            "-" if variant.startswith(POOLED) else spread(bwt[variant]),
+            f"{steps[variant].mean:.0f}",
+            *(compared(against_plain[variant]) if variant != "plain" else ("-", "-")),
         ]
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def spread(values: list[float]) -> str:
+def spread(found: Summary) -> str:
     """Mean and standard deviation."""
-    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{np.mean(values):.3f} ± {deviation:.3f}"
+    return f"{found.mean:.3f}" if found.n < 2 else f"{found.mean:.3f} ± {found.deviation:.3f}"
 
 
-def pairs(runs: ByOrder, plain: ByOrder) -> NDArray[np.float64]:
-    """[orders, seeds] acc minus that of `plain`."""
-    return np.array([[r["acc"] - p["acc"] for r, p in zip(runs[order], plain[order], strict=True)] for order in runs])
-
-
-def difference(paired_OS: NDArray[np.float64]) -> str:
-    """Mean paired difference and its bootstrap interval: seeds are drawn, both orders of a seed together."""
-    by_seed_S = paired_OS.mean(axis=0)
-    drawn = np.random.default_rng(0).choice(by_seed_S, (10_000, len(by_seed_S))).mean(axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return f"{by_seed_S.mean():+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def holm(p_values: dict[str, float]) -> dict[str, float]:
-    """Holm's correction: the smallest p times their number, the next times one less, never falling."""
-    corrected, least = {}, 0.0
-    for i, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        corrected[name] = least = max(least, min(1.0, p * (len(p_values) - i)))
-    return corrected
+def compared(found: Difference) -> tuple[str, str]:
+    """The paired difference with its interval, and p; with few pairs the smallest p that they could give."""
+    between = f" ({found.low:+.3f} to {found.high:+.3f})" if found.pairs > 1 else ""
+    return f"{found.mean:+.3f}{between}", f"at least {found.least_p:.3g}" if isnan(found.p) else f"{found.p:.3f}"
 
 
 def main() -> None:
@@ -219,8 +195,8 @@ def main() -> None:
     jobs = [(v, order, seed, evaluated) for seed in seeds for order in args.orders for v in variants]
     with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn")) as pool:
         done = dict(zip(jobs, pool.map(one_run, *zip(*jobs, strict=True)), strict=True))
-    found = {v: {order: [done[v, order, seed, evaluated] for seed in seeds] for order in args.orders} for v in variants}
-    text = f"{len(list(seeds))} seeds x {len(args.orders)} orders, {evaluated} subjects\n\n{table(found)}"
+    outcomes = [Outcome(v, seed, order, numbers) for (v, order, seed, _), numbers in done.items()]
+    text = f"{len(list(seeds))} seeds x {len(args.orders)} orders, {evaluated} subjects\n\n{table(outcomes, args.orders)}"
     print(f"\n{text}")
     if args.write:
         put(FINDINGS, MARK, text)

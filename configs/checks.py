@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from configs.strategy import HOME
+
 if TYPE_CHECKING:
     from configs.schema import Run
 
@@ -74,7 +76,7 @@ def _stream_problems(run: "Run") -> Iterator[str]:
     """One extra client learns in the stream paradigm: what belongs to a site alone, no other site gets."""
     if run.paradigm != "stream":
         return
-    if run.strategy.share in ("not-norm", "backbone"):
+    if run.strategy.share in HOME:
         why = "the sites only evaluate, so what stays at home stays with the extra client"
         yield f"strategy.share: {run.strategy.share} means nothing in the stream paradigm ({why})"
     if run.strategy.personalise:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from configs.site import Strict
 
-HOME = {"not-norm": ("norm",), "backbone": ("head",)}
+HOME = {"not-norm": ("norm",), "backbone": ("head",), "nothing": ("body", "norm", "head")}
 """{share: roles of tensors that stay with their site}; so a site knows it from its own recipe, whatever the server asks."""
 
 

@@ -28,6 +28,7 @@ SHARES = {
     "not-norm": "strategies.shares:not_norm",
     "backbone": "strategies.shares:backbone",
     "labelled": "strategies.shares:labelled",
+    "nothing": "strategies.shares:nothing",
 }
 HALVES = {"scaffold": "strategies.variates:Variates", "ewc": "strategies.importance:Importance"}
 """Name -> "module:attribute". A new choice is one file and one line here; HALVES: objectives that the server takes part in."""

@@ -7,6 +7,9 @@ def why_not(merge: str, weigh: str, share: str, objective: str, strategy: Strate
     """Why these choices cannot be combined, in the user's words; None if they can."""
     rule, owned = strategy.merge_rule, strategy.share
     alone = rule.turns(["a", "b"]) != [["a", "b"]]
+    if "body" in owned.home and (merge != "average" or strategy.half):
+        idle = f"merge {merge}" if merge != "average" else f"objective {objective}"
+        return f"share {share} leaves every site alone with its model: there is nothing for {idle} to do"
     if weigh == "uniqueness" and not getattr(rule, "weighs", True):
         return f"merge {merge} weighs no updates, so weigh uniqueness would change nothing"
     if strategy.half and rule.min_present > 1:

@@ -29,6 +29,9 @@ not_norm = ByRole(home=("norm",))
 backbone = ByRole(home=("head",))
 """The body is common, every site keeps its own head (FFL; Tayebi Arasteh et al., 2023, arXiv:2211.13606)."""
 
+nothing = ByRole(home=("body", "norm", "head"))
+"""Every site keeps its whole model: each trains alone."""
+
 
 @dataclass(frozen=True)
 class Labelled:

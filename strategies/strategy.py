@@ -48,6 +48,8 @@ class Strategy:
         Tensors that no update owns stay as they are. Head rows of classes that nobody annotated in this merge stay bit
         for bit as they were, in the weights and in every slot: no momentum carries on what nobody teaches.
         """
+        if "body" in self.share.home:
+            return replace(state, step=state.step + 1)  # each site keeps its whole model: nothing came
         taught: set[str] = set()
 
         def owned() -> Iterator[Update]:

@@ -1,0 +1,121 @@
+"""What a paradigm makes of a recipe: the bounds beside which a continual run's numbers mean something.
+
+The recipe stays the same but for the key `paradigm`; the sites, their cases and splits, the network and, but for
+`sequential`, the number of optimizer steps stay what they are in the continual run (Hong et al., 2023, arXiv:2303.06580).
+"""
+
+from collections.abc import Callable
+
+from clients.data import site_cases
+from configs.schema import Index, Memory, Run, Strategy
+from server.arrivals import make_schedule
+from simulations.steps import site_steps
+from simulations.stream import as_stream, with_extra_client, with_visits
+
+
+def spelled_out(run: Run) -> Run:
+    """A whole run (its sites' folders written) as its paradigm has it: what sites and server read.
+
+    Raises:
+        ValueError: the recipe says something that means nothing in its paradigm.
+    """
+    return PARADIGMS[run.paradigm](run)
+
+
+def _continual(run: Run) -> Run:
+    """As written: arrivals, memory, replay."""
+    return run
+
+
+def _sequential(run: Run) -> Run:
+    """The model goes from site to site, each trains on its own cases alone, and nothing is replayed: the lower bound.
+
+    What a batch needs is all that is kept. A site's cases are spread over the rounds of its stage.
+    """
+    _only_an_order(run)
+    stage = run.arrivals.rounds_per_stage
+    sites = {
+        name: site.model_copy(update={"arriving": _spread(len(site_cases(name, site, run.seed).train), stage), "budget": None})
+        for name, site in run.sites.items()
+    }
+    train = run.train.model_copy(update={"replay_steps": 0})
+    arrivals = run.arrivals.model_copy(update={"stay": False, "overlap": 0, "rounds": None})
+    bare = {"memory": _newest(run, run.train.batch), "index": Index(), "train": train, "arrivals": arrivals, "sites": sites}
+    return run.model_copy(update=bare)
+
+
+def _specialised(run: Run) -> Run:
+    """Each site trains alone, from the same initial weights, and keeps its model: R's rows hold each site's own."""
+    strategy = Strategy(share="nothing")
+    return run.model_copy(update={"strategy": strategy, "index": Index()})
+
+
+def _joint_federated(run: Run) -> Run:
+    """All sites are there from the first round to the last, with all their cases at hand: no arrival, no forgetting.
+
+    The first round only takes the cases in; the continual run's steps are spread evenly over sites and the rounds after it.
+    """
+    rounds, learning = _rounds(run), [name for name in run.sites if _train_cases(run, name)]
+    steps = _steps(run) / (rounds * len(learning))
+    most = max(_train_cases(run, name) for name in learning)
+    sites = {name: site.model_copy(update={"arriving": None, "budget": None}) for name, site in run.sites.items()}
+    run = _all_at_once(run.model_copy(update={"sites": sites}), most, round(steps))
+    return with_visits(run, {name: [(1, None)] for name in run.sites}, rounds + 1)
+
+
+def _joint_pooled(run: Run) -> Run:
+    """One client has all sites' cases, shuffled, from the first round on: the upper bound, which no federation is allowed."""
+    rounds, steps = _rounds(run), _steps(run)
+    order = [name for name in run.sites if _train_cases(run, name)]
+    total = sum(_train_cases(run, name) for name in order)
+    visits: dict[str, list[tuple[int, int | None]]] = {name: [(1, None)] for name in run.sites}
+    run = _all_at_once(with_extra_client(run, order, [total]), total, round(steps / rounds))
+    return with_visits(run.model_copy(update={"strategy": Strategy()}), visits, rounds + 1)
+
+
+PARADIGMS: dict[str, Callable[[Run], Run]] = {
+    "continual": _continual,
+    "stream": as_stream,
+    "specialised": _specialised,
+    "sequential": _sequential,
+    "joint.federated": _joint_federated,
+    "joint.pooled": _joint_pooled,
+}
+"""A new paradigm is one function and one line (and its name in configs.schema.Run.paradigm)."""
+
+
+def _all_at_once(run: Run, cases: int, replay_steps: int) -> Run:
+    """Every case arrives in the first round, which trains on none, and is kept: from then on steps are drawn from all."""
+    train = run.train.model_copy(update={"sampling_rate": 0, "replay_steps": replay_steps})
+    stream = run.stream.model_copy(update={"cases_per_round": None})
+    return run.model_copy(update={"memory": _newest(run, cases), "index": Index(), "train": train, "stream": stream})
+
+
+def _newest(run: Run, budget: int) -> Memory:
+    """A memory of the newest `budget` cases."""
+    return Memory(policy="linear", budget=max(budget, run.train.batch), uncertainty=run.memory.uncertainty)
+
+
+def _only_an_order(run: Run) -> None:
+    if run.arrivals.visits is not None or run.arrivals.door == "open":
+        raise ValueError(f"arrivals: the {run.paradigm} paradigm takes `order`, not `visits` or an open door")
+
+
+def _spread(cases: int, rounds: int) -> list[int]:
+    """So many cases over so many rounds, as evenly as whole cases go, the earlier rounds first; none is nobody's."""
+    return [len(range(i, cases, rounds)) for i in range(rounds)]
+
+
+def _train_cases(run: Run, name: str) -> int:
+    return len(site_cases(name, run.sites[name], run.seed).train)
+
+
+def _rounds(run: Run) -> int:
+    return make_schedule(run.arrivals, list(run.sites)).rounds
+
+
+def _steps(run: Run) -> int:
+    """Optimizer steps of the continual run."""
+    schedule, names = make_schedule(run.arrivals, list(run.sites)), set(run.sites)
+    present = [schedule.present(number, names) for number in range(1, schedule.rounds + 1)]
+    return sum(site_steps(run, name, _train_cases(run, name), sum(name in there for there in present)) for name in names)
