@@ -2,6 +2,7 @@
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v) 2>/dev/null)) python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
+FUZZ_SECONDS ?= 300
 
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
@@ -15,6 +16,9 @@ run: install ## four pretend hospitals arrive one after another: train, evaluate
 
 test: install ## the tests
 	$(BIN)/python -m pytest
+
+fuzz: install ## feed every reader what nobody would write, for FUZZ_SECONDS (300); a finding is printed, exit code 1
+	$(BIN)/python -W ignore -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 check: install ## style, types, and the layer test
 	$(BIN)/ruff check .
@@ -44,5 +48,5 @@ clean: ## remove the runs and the virtual environment
 	rm -rf runs $(VENV)
 	@echo "prepared cases and pretend hospitals stay in $${SITESTREAM_CACHE:-$$HOME/.cache/sitestream}"
 
-.PHONY: help run test check bench studies install clean
+.PHONY: help run test fuzz check bench studies install clean
 .DEFAULT_GOAL := help

@@ -122,6 +122,8 @@ def _whole(name: str, sent: Weights, old: NDArray) -> NDArray:
     _check(name + SCALE, scale, "float32", _scales(old.shape))
     if not (np.isfinite(scale) & (scale >= 0)).all():
         raise ValueError(f"{name + SCALE} holds what is no size of a step: it must be finite and not below 0")
+    if (steps < -STEPS).any():
+        raise ValueError(f"{name} has steps of -128; from -{STEPS} to {STEPS} they go")
     known = np.asarray(old + (steps * scale).astype(old.dtype))
     if name + NEW not in sent:
         return known

@@ -3,21 +3,28 @@
     python run_sim.py                                  the quickstart: four pretend hospitals, about three minutes
     python run_sim.py check configs/hippocampus.yaml   what would run, without running it
     python run_sim.py run configs/hippocampus.yaml --engine ray --set memory.policy=reservoir
-    python run_sim.py resume runs/hippocampus          go on where a run stopped
+    python run_sim.py resume runs/hippocampus          go on where a run stopped, whatever stopped it
     python run_sim.py report runs/hippocampus          write its report.html anew
     python run_sim.py memory runs/hippocampus          what each site's memory holds, what was dropped and why
+    python run_sim.py predict runs/hippocampus/model.safetensors scans/ -o segmented
 
 Exit codes: 0 done; 2 a mistake in what was asked (one line says which); 3 the run could not be completed (and how to
-resume); 130 interrupted, everything up to the last finished round saved.
+resume); 130 interrupted (Ctrl-C or SIGTERM; a second one leaves at once), everything up to the last finished round saved.
 """
+
+from simulations.interrupt import INTERRUPTED, Interrupt
+
+INTERRUPT = Interrupt()
+if __name__ == "__main__":
+    INTERRUPT.listen()  # before the slow imports: nothing is under way yet
 
 import argparse
 import logging
 import os
 import shlex
-import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -33,9 +40,10 @@ except ModuleNotFoundError:  # the first thing that is missing where nothing was
     )
     sys.exit(2)
 
-from configs.load import dump_run, load_run
+from configs.load import load_run
 from configs.schema import Run
-from simulations.arguments import QUICKSTART, edits, engine_edits, read_arguments
+from simulations.arguments import QUICKSTART, allowances, edits, engine_edits, read_arguments
+from simulations.run_folder import ASKED_FILE, config_of, free_folder, is_taken, with_absolute_paths, write_run
 
 LOG = logging.getLogger("sitestream")
 
@@ -45,24 +53,27 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         arguments = ["run", str(QUICKSTART)]
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    with INTERRUPT.rolled_back():
+        try:
+            return _do(arguments)
+        except KeyboardInterrupt:
+            saved = "interrupted; finished rounds are saved. " if INTERRUPT.go_on else "interrupted"
+            return _complain(saved + INTERRUPT.go_on, INTERRUPTED)
+
+
+def _do(arguments: list[str]) -> int:
+    commands = {"run": do_run, "resume": do_resume, "check": do_check, "report": do_report, "memory": do_memory}
+    commands |= {"predict": do_predict}
     try:
-        commands = {"run": do_run, "resume": do_resume, "check": do_check, "report": do_report, "memory": do_memory}
         args = read_arguments(arguments, __doc__, commands)
         return int(args.do(args))
     except (ValueError, OSError) as error:  # an OSError: a folder that cannot be written, say
         return _complain(str(error), 2)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
 
 
 def _complain(message: str, code: int) -> int:
     Console(stderr=True, soft_wrap=True).print(f"run_sim: {' '.join(message.split())}", markup=False, highlight=False)
     return code
-
-
-def _as_interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 # The commands -------------------------------------------------------------------------------------------------------------
@@ -72,19 +83,33 @@ def do_run(args: argparse.Namespace) -> int:
     """Run a config in a new folder."""
     run = load_run(args.config, edits(args))
     _check_words(run)
-    folder = args.out or _free_folder(Path("runs") / run.name)
-    if (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} already holds a run: {_to_resume(folder)} or another --out")
+    folder = args.out or free_folder(Path("runs") / run.name)
+    if is_taken(folder):
+        back = "" if (folder / ASKED_FILE).exists() else f"put its {ASKED_FILE} back, then "
+        raise ValueError(f"{folder} already holds a run: {back}{_to_resume(folder)} or another --out")
     whole = _prepared(run)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump_run(_with_absolute_paths(run)), encoding="utf-8")
+    write_run(folder / ASKED_FILE, with_absolute_paths(run))
     return _simulate(whole, folder)
 
 
 def do_resume(args: argparse.Namespace) -> int:
-    """Go on with a run from its last finished round."""
-    run = load_run(_config_of(args.folder), engine_edits(args))
-    return _simulate(_prepared(run), args.folder)
+    """Go on with a run from its last finished round; what is different in its config must be allowed."""
+    from server.changes import what_changed
+    from server.conduct import is_finished
+
+    config, (changes, allow) = config_of(args.folder), allowances(args)
+    INTERRUPT.go_on = _go_on(args.folder)
+    run = load_run(config, changes)
+    changed = what_changed(args.folder, run, allow)
+    if not changed and is_finished(args.folder):
+        print(f"{args.folder} is finished: nothing to go on with; its report: {_write_report(args.folder)}")
+        return 0
+    _check_words(run)
+    whole = _prepared(load_run(config, [*changes, *engine_edits(args)]))
+    if changes:
+        write_run(config, with_absolute_paths(run))
+    return _simulate(whole, args.folder, allow)
 
 
 def do_check(args: argparse.Namespace) -> int:
@@ -102,11 +127,8 @@ def do_check(args: argparse.Namespace) -> int:
 
 def do_report(args: argparse.Namespace) -> int:
     """Write report.html from what the run's folder holds."""
-    from server.report import write_report
-    from simulations.holdings import held_by_uncertainty
-
-    _config_of(args.folder)
-    print(f"report: {write_report(args.folder, held_by_uncertainty(args.folder))}")
+    config_of(args.folder)
+    print(f"report: {_write_report(args.folder)}")
     return 0
 
 
@@ -114,9 +136,24 @@ def do_memory(args: argparse.Namespace) -> int:
     """Print what the sites' memories hold, finished or not."""
     from simulations.memory_tables import print_memory
 
-    duplicate = load_run(_config_of(args.folder)).index.duplicate
+    duplicate = load_run(config_of(args.folder)).index.duplicate
     print_memory(args.folder, duplicate, args.site, args.evictions)
     return 0
+
+
+def do_predict(args: argparse.Namespace) -> int:
+    """Segment images with a model's file alone."""
+    from clients.predict import predict_files
+
+    failed, of = predict_files(args.model, args.images, args.out, each=args.each, overwrite=args.overwrite, device=args.device)
+    return _complain(f"{failed} of {of} images failed", 2 if failed == of else 3) if failed else 0
+
+
+def _write_report(folder: Path) -> Path:
+    from server.report import write_report
+    from simulations.holdings import held_by_uncertainty
+
+    return write_report(folder, held_by_uncertainty(folder))
 
 
 def _check_words(run: Run) -> None:
@@ -141,25 +178,21 @@ def _prepared(run: Run) -> Run:
     return whole
 
 
-def _simulate(run: Run, folder: Path) -> int:
+def _simulate(run: Run, folder: Path, allow: Sequence[str] = ()) -> int:
+    INTERRUPT.go_on = again = _go_on(folder)
     from server.arrivals import make_schedule
     from server.loop import CannotContinue
-    from server.report import write_report
     from simulations.chatter import chatter_to
     from simulations.engines import simulate
-    from simulations.holdings import held_by_uncertainty
     from simulations.screen import Screen
 
     rounds = make_schedule(run.arrivals, list(run.sites)).rounds
-    again = f"go on with: {_to_resume(folder)}"
     with chatter_to(folder / "log.txt"):
         try:
-            with Screen(folder, list(run.sites), rounds):
-                simulate(run, folder)
-            print(f"report: {write_report(folder, held_by_uncertainty(folder))}")
+            with Screen(folder, list(run.sites), rounds, watch_s=run.engine.watch_s):
+                simulate(run, folder, allow)
+            print(f"report: {_write_report(folder)}")
             return 0
-        except KeyboardInterrupt:
-            return _complain(f"interrupted; finished rounds are saved. {again}", 130)
         except CannotContinue as error:
             return _complain(f"{error}. {again}", 3)
         except ValueError:
@@ -171,6 +204,10 @@ def _simulate(run: Run, folder: Path) -> int:
             return _complain(f"the run stopped: {reason} (details: {folder / 'log.txt'}). {again}", 3)
 
 
+def _go_on(folder: Path) -> str:
+    return f"go on with: {_to_resume(folder)}"
+
+
 def _to_resume(folder: Path) -> str:
     """The command that goes on with a run, as this shell understands it: outside the venv, and in another folder."""
     here = Path.cwd()
@@ -178,37 +215,8 @@ def _to_resume(folder: Path) -> str:
     return shlex.join([*map(str, ours), "resume", str(folder)])
 
 
-# Folders and files --------------------------------------------------------------------------------------------------------
-
-
-def _config_of(folder: Path) -> Path:
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no run (it has no config.yaml)")
-    return path
-
-
-def _free_folder(wanted: Path) -> Path:
-    """runs/<name>, or the first of runs/<name>-2, -3 ... that is free."""
-    folder, number = wanted, 1
-    while (folder / "config.yaml").exists():
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
-
-
-def _with_absolute_paths(run: Run) -> Run:
-    """So that a run's folder can be resumed from anywhere."""
-
-    def absolute(path: Path | None) -> Path | None:
-        return None if path is None else path.expanduser().absolute()
-
-    sites = {name: site.model_copy(update={"root": absolute(site.root)}) for name, site in run.sites.items()}
-    data = run.data.model_copy(update={"root": absolute(run.data.root)})
-    model = run.model.model_copy(update={"weights": absolute(run.model.weights)})
-    return run.model_copy(update={"sites": sites, "data": data, "model": model})
-
-
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    sys.exit(main())
+    code = main()
+    INTERRUPT.ignore()
+    sys.exit(code)

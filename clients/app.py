@@ -41,7 +41,8 @@ def answer(message: Message, context: Context) -> Message:
     """
     order, weights = unpack_order(message.content)
     try:
-        return Message(pack_reply(_site(context).answer(order, weights)), reply_to=message)
+        short = bool(context.node_config.get("short-of-memory"))  # a simulation's word: the last process was ended for it
+        return Message(pack_reply(_site(context).answer(order, weights, short)), reply_to=message)
     except Exception as error:
         if not context.node_config.get("site-file"):
             raise

@@ -4,7 +4,6 @@ Pre-processing is clients/prepare.py; cutting patches is clients/patches.py.
 """
 
 import ast
-import json
 import operator
 import re
 from collections import Counter
@@ -17,8 +16,9 @@ from zlib import crc32
 
 import numpy as np
 
-from clients.labels import Values, annotated
-from configs.load import nearest
+from clients.folder import inside, read_json, refuse_links_out
+from clients.labels import Values, annotated, every_value
+from configs.load import nearest, short
 from configs.schema import Selection, SiteFile, Split
 
 
@@ -42,18 +42,24 @@ class SiteCases:
     """Annotated class -> its values in the label files and those of the classes inside it, in the site's own order."""
     domains: dict[str, str]
     """{case: scanner, protocol or origin}, for the cases of which the site says it."""
+    values: frozenset[int]
+    """Every value that the label files may hold beside the background's 0."""
 
 
 Source = Callable[[Path], tuple[list[Case], Values]]
 
 
 def read_msd(root: Path) -> tuple[list[Case], Values]:
-    """A Medical Segmentation Decathlon folder: its training cases as listed, and {class: values} without background."""
-    listing = _read_json(root / "dataset.json")
+    """A Medical Segmentation Decathlon folder: its training cases as listed, and {class: values} without background.
+
+    Raises:
+        ValueError: dataset.json cannot be read or understood, or names a file outside the folder.
+    """
+    listing = read_json(root / "dataset.json")
     try:
         labels: Values = {str(name): (int(value),) for value, name in listing["labels"].items() if int(value) != 0}
         cases = [_msd_case(root, entry["image"], entry["label"]) for entry in listing["training"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{root / 'dataset.json'}: not an MSD data set ({type(error).__name__}: {error})") from None
     twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
     if twice:
@@ -63,7 +69,7 @@ def read_msd(root: Path) -> tuple[list[Case], Values]:
 
 def _msd_case(root: Path, image: str, label: str) -> Case:
     name = Path(image).name.removesuffix(".gz").removesuffix(".nii")
-    return Case(name, root / image, root / label)
+    return Case(name, inside(root, image), inside(root, label))
 
 
 SOURCES: dict[str, Source] = {"msd": read_msd}
@@ -89,12 +95,16 @@ def _site_cases(name: str, site: SiteFile, seed: int) -> SiteCases:
         raise ValueError("has no data folder (`root`, or `data.root` for all sites)")
     if not site.root.is_dir():
         raise ValueError(f"the data folder {site.root} does not exist")
+    if not site.follow_links:
+        refuse_links_out(site.root, _listings(site, site.root))
     cases, listed_labels = SOURCES[site.source](site.root)
     if site.cases is not None:
         chosen = _select(site.root, site.cases)
         cases = [case for case in cases if case.name in chosen]
     if not cases:
         raise ValueError(f"no case of {site.root} is selected")
+    if not site.follow_links:
+        refuse_links_out(site.root, (path for case in cases for path in (case.image, case.label)))
     train, validation, test = _split(cases, site.split or Split(), site.root)
     if site.order == "shuffled":
         train = [train[i] for i in np.random.default_rng([seed, crc32(name.encode())]).permutation(len(train))]
@@ -104,7 +114,14 @@ def _site_cases(name: str, site: SiteFile, seed: int) -> SiteCases:
         tuple(test),
         annotated(site, listed_labels),
         {} if site.domains is None else _domains(site.root, site.domains, cases),
+        every_value(site, listed_labels),
     )
+
+
+def _listings(site: SiteFile, root: Path) -> list[Path]:
+    """The files that say which cases there are."""
+    told = (site.cases, site.split.test if site.split else None, site.domains)
+    return [root / "dataset.json", *(inside(root, chosen.file) for chosen in told if isinstance(chosen, Selection))]
 
 
 def _domains(root: Path, told: Selection, cases: list[Case]) -> dict[str, str]:
@@ -139,6 +156,10 @@ def _share(subjects: set[str], share: float) -> set[str]:
     return set(ranked[: ceil(round(share * len(ranked), 9))])  # .07 * 100 is a little more than 7
 
 
+LONGEST_RULE = 200
+"""Characters of arithmetic: what is longer is none, and could make numbers that fill the memory."""
+
+
 def subject_of(case: str, rule: str | None) -> str:
     """The subject of a case: by arithmetic on `id`, the last number in its name; without a rule the case itself.
 
@@ -149,11 +170,13 @@ def subject_of(case: str, rule: str | None) -> str:
         return case
     numbers = re.findall(r"\d+", case)
     if not numbers:
-        raise ValueError(f"split.subject: case {case!r} has no number for the rule {rule!r}")
+        raise ValueError(f"split.subject: case {short(case)!r} has no number for the rule {short(rule)!r}")
+    if len(rule) > LONGEST_RULE:
+        raise ValueError(f"split.subject: a rule of {len(rule)} characters; {LONGEST_RULE} are the most")
     try:
         return str(_arithmetic(ast.parse(rule, mode="eval").body, int(numbers[-1])))
-    except (SyntaxError, ZeroDivisionError):
-        raise ValueError(f"split.subject: {rule!r} is not arithmetic on `id`") from None
+    except (SyntaxError, ZeroDivisionError, RecursionError, MemoryError):
+        raise ValueError(f"split.subject: {short(rule)!r} is not arithmetic on `id`") from None
 
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -173,7 +196,7 @@ def _arithmetic(node: ast.expr, number: int) -> int:
             return value
         case ast.BinOp(left, op, right) if type(op) in _OPERATORS:
             return int(_OPERATORS[type(op)](_arithmetic(left, number), _arithmetic(right, number)))
-    raise ValueError(f"split.subject: only id, whole numbers and + - * // % are understood, not {ast.unparse(node)!r}")
+    raise ValueError(f"split.subject: only id, whole numbers and + - * // % are understood, not {short(ast.unparse(node))!r}")
 
 
 # Selections ---------------------------------------------------------------------------------------------------------------
@@ -186,7 +209,7 @@ def _select(root: Path, selection: Selection) -> set[str]:
 
 
 def _values(root: Path, selection: Selection) -> dict[str, Any]:
-    listing = _read_json(root / selection.file)
+    listing = read_json(inside(root, selection.file))
     if selection.key not in listing:
         raise ValueError(f"{root / selection.file} has no {selection.key!r}; {nearest(selection.key, listing)}")
     values = listing[selection.key]
@@ -195,15 +218,3 @@ def _values(root: Path, selection: Selection) -> dict[str, Any]:
     if isinstance(values, list):
         return dict.fromkeys((str(case) for case in values), None)
     raise ValueError(f"{root / selection.file}: {selection.key!r} is neither a list of cases nor {{case: value}}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} must hold a JSON object")
-    return tree

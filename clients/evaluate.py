@@ -11,6 +11,7 @@ from torch import Tensor
 from clients.losses import targets
 from clients.model import Segmenter
 from clients.prepare import Volume
+from clients.scan import Scan
 from configs.schema import Evaluate
 
 NSD_TOLERANCE_MM = 1.0
@@ -20,6 +21,13 @@ def predict(
     model: Segmenter, volume: Volume, rows: Sequence[int], patch: Sequence[int], recipe: Evaluate, bfloat16: bool = False
 ) -> NDArray[np.bool_]:
     """[T, X, Y, Z] what the model sees of the classes at the given head rows, in the prepared volume's space."""
+    return (logits_of(model, volume, rows, patch, recipe, bfloat16) > 0).cpu().numpy()
+
+
+def logits_of(
+    model: Segmenter, volume: Volume | Scan, rows: Sequence[int], patch: Sequence[int], recipe: Evaluate, bfloat16: bool = False
+) -> Tensor:
+    """[T, X, Y, Z] logits on the model's device, blended from overlapping windows: above 0 a class is seen."""
     from monai.inferers import sliding_window_inference
 
     parameter = next(model.parameters())
@@ -36,7 +44,7 @@ def predict(
             image_BCXYZ, patch, recipe.batch, window_logits, overlap=recipe.overlap, mode="gaussian", cval=volume.floor
         )
     assert isinstance(logits, Tensor)
-    return (logits[0] > 0).cpu().numpy()
+    return logits[0]
 
 
 def scores(

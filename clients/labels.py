@@ -1,6 +1,6 @@
 """Which values of a site's label files are which class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from configs.load import nearest
 from configs.schema import SiteFile
@@ -33,6 +33,11 @@ def own_values(site: SiteFile, listed: Values) -> Values:
     return {name: (value,) if isinstance(value, int) else tuple(value) for name, value in site.labels.items()}
 
 
+def every_value(site: SiteFile, listed: Values) -> frozenset[int]:
+    """What the label files may hold beside the background's 0: what the data set says, and what the site says of it."""
+    return frozenset(value for some in (listed, own_values(site, listed)) for values in some.values() for value in values)
+
+
 def with_included(labels: Mapping[str, tuple[int, ...]], includes: Mapping[str, Sequence[str]]) -> Values:
     """Each class's values: its own, then those of the classes that lie inside it, as far as the labels have them.
 
@@ -43,3 +48,14 @@ def with_included(labels: Mapping[str, tuple[int, ...]], includes: Mapping[str, 
         name: tuple(dict.fromkeys((*own, *(value for inner in within(name, includes) for value in labels.get(inner, ())))))
         for name, own in labels.items()
     }
+
+
+def check_values(case: str, counts: Mapping[int, int], known: Set[int]) -> None:
+    """Raises ValueError where a label file holds a value that no class has: its voxels would be taught as background.
+
+    counts: {value: voxels} of the prepared case, without 0; known: SiteCases.values.
+    """
+    for value, voxels in sorted(counts.items()):
+        if value not in known:
+            holds = f"the label of case {case!r} holds the value {value} in {voxels} voxel{'s' if voxels > 1 else ''}"
+            raise ValueError(f"{holds}, which no class has; name it under the site's labels (and leave it out of annotates)")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from clients import acknowledged, model, snapshot
 from clients.bregman import bregman_information
 from clients.comparison import Comparison, Points, evictions
+from clients.micro import ONE_PATCH, halved, with_fewer
 from clients.networks import FROZEN, network
 from clients.objective import Outcome, Start, Terms
 from clients.objectives import make_objective
@@ -33,14 +34,27 @@ if TYPE_CHECKING:
 FrozenPoints = dict[str, NDArray[np.float32]]
 
 
-def learn(site: "Site", order: Order, weights: Weights) -> Reply:
-    """Train as the order says; the site's state advances only when the reply is made."""
-    seconds = timer()
+def learn(site: "Site", order: Order, weights: Weights, short: bool = False) -> Reply:
+    """Train as the order says; the site's state advances only when the reply is made.
+
+    Where memory runs out the round begins anew with half as many patches at a time; `short`: it ran out before, and the
+    process was ended for it. Raises MemoryError if one patch is too many.
+    """
+    seconds, batch = timer(), site.run.train.batch
     before = site.before(order, order.round)
+    micro = halved(batch, before.micro) if short else before.micro
+    reply, _ = with_fewer(lambda some: _learn(site, order, weights, before, some), batch, micro, ONE_PATCH)
+    reply.rows[0]["seconds"] = seconds()
+    return reply
+
+
+def _learn(site: "Site", order: Order, weights: Weights, before: snapshot.Snapshot, micro: int) -> Reply:
+    """The round with so many patches at a time, from its beginning: `before` is as it was when it ends, or breaks off."""
     rng = np.random.default_rng([site.run.seed, crc32(site.name.encode()), order.round])
     torch.manual_seed(int(rng.integers(2**62)))
     segmenter = site.model(order, weights, before)
-    held, arriving = [replace(sample) for sample in before.samples], _arriving(site, before)
+    held = [replace(sample, scores={**sample.scores}) for sample in before.samples]
+    arriving = _arriving(site, before)
     left = len(site.cases.train) - before.cursor - len(arriving)
     comparison = _comparison(site, order, segmenter) if site.run.index.on else None
     if comparison:
@@ -49,7 +63,7 @@ def learn(site: "Site", order: Order, weights: Weights) -> Reply:
     policy = make_policy(recipe.policy, recipe.args, recipe.group_by, recipe.new_share)
     if "bregman" in needs(policy):
         _look_again(site, order, [*held, *arriving], segmenter)
-    work = _round(site, order, segmenter, before, policy, held, rng)
+    work = _round(site, order, segmenter, before, policy, held, rng, micro)
     work.run(arriving, left)
     outcome = work.trainer.terms.finish(work.held()) if work.trainer.terms.finish else Outcome()
     home, update = _parted(order, segmenter)
@@ -59,19 +73,31 @@ def learn(site: "Site", order: Order, weights: Weights) -> Reply:
     facts = (before.cursor + len(arriving), before.served + 1, tuple(work.samples))
     # An update without draws does not count: what is owed stays owed.
     residue = acknowledged.kept(residue, owed, order.round) if work.draws and residue else before.residue
-    after = snapshot.Snapshot(*facts, moments=moments, home=home, objective=outcome.kept, residue=residue, micro=before.micro)
-    snapshot.commit(site.folder / "state", order.run, order.round, after, site.run.keep)
+    after = snapshot.Snapshot(*facts, moments=moments, home=home, objective=outcome.kept, residue=residue, micro=micro)
+    safety = _commit(site, order, before, after)
     told = comparison.told(work.samples) if comparison else {}
     row = work.facts() | {
+        **safety,
         "evicted": evictions(work.evicted, site.keyed, site.run.sketch.noise),
         "new_cases": len(arriving),
         "stream_left": left,
     }
     row |= _spent(site, after.served) if comparison else {}
     site.progress.show("idle", force=True, round=order.round, memory=len(work.samples), budget=work.quota)
-    row["seconds"] = seconds()
     facts_told = {"draws": work.draws, "new_cases": len(arriving), "rows": (row,), "extra": outcome.said}
     return site.reply(order, weights=sent, **facts_told, **told)
+
+
+def _commit(site: "Site", order: Order, before: snapshot.Snapshot, after: snapshot.Snapshot) -> dict[str, float]:
+    """Make the round durable; what is said of what went wrong on the way, and the seconds that this took (wire.FAULT_KEYS)."""
+    seconds = timer()
+    snapshot.commit(site.folder / "state", order.run, order.round, after, site.run.keep)
+    told: dict[str, float] = {"saving": seconds()}
+    if after.micro != before.micro:
+        told["micro_batch"] = after.micro
+    if before.restored is not None:
+        told["restored"] = before.restored
+    return told
 
 
 def _round(
@@ -82,6 +108,7 @@ def _round(
     policy: MemoryPolicy,
     held: list[Sample],
     rng: np.random.Generator,
+    micro: int,
 ) -> Round:
     def watch(facts: dict[str, Any]) -> None:
         loss = facts["loss_sum"] / facts["loss_weight"] if facts["loss_weight"] else None
@@ -90,7 +117,7 @@ def _round(
 
     quota = min(order.quota, site.site.budget or order.quota)
     replay = site.run.train.replay_steps if order.replay is None else order.replay
-    trainer = Trainer(segmenter, site.rows(order), site.run.train, _terms(site, order, segmenter, before))
+    trainer = Trainer(segmenter, site.rows(order), site.run.train, _terms(site, order, segmenter, before), micro)
     if site.run.train.optimizer == "keep":
         trainer.load_moments(before.moments)
     facts = (trainer, policy, quota, site.run.train, site.run.memory, site.cases.labels, site.volume, rng, held, watch)

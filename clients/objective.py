@@ -63,7 +63,8 @@ class Terms:
     """What an objective adds in one round; what it does not need stays None."""
 
     loss: Callable[[Batch, Tensor], Tensor] | None = None
-    """Of a batch and its logits [B, C, X, Y, Z] (all rows), a number to add to the supervised loss."""
+    """Of a batch and its logits [B, C, X, Y, Z] (all rows), a number to add to the supervised loss: a mean over the samples, or
+    one that does not depend on them, because where memory is short a batch comes in parts."""
     correct: Callable[[], None] | None = None
     """Changes the gradients after they were clipped."""
     finish: Callable[[Iterable[Batch]], Outcome] | None = None

@@ -26,8 +26,9 @@ FILE = "personal.safetensors"
 """In the site's folder; read as a run's model.safetensors is."""
 
 
-def tune(site: "Site", order: Order, segmenter: model.Segmenter, after: Snapshot) -> None:
+def tune(site: "Site", order: Order, segmenter: model.Segmenter, after: Snapshot, micro: int) -> None:
     """Train the model in place for `order.personalise` steps on the site's memory, held near where it was, and keep it.
+    `micro`: patches at a time (clients.train.Trainer).
 
     Ditto's personal model (Li et al., 2021, arXiv:2012.04221), tuned once at the end. What stays at home is not held: it
     is the site's own already. The memory is only drawn from, on copies of its samples: asked twice, the site gives the
@@ -35,13 +36,15 @@ def tune(site: "Site", order: Order, segmenter: model.Segmenter, after: Snapshot
     """
     rng = np.random.default_rng([site.run.seed, crc32(site.name.encode()), order.round, crc32(b"personalise")])
     torch.manual_seed(int(rng.integers(2**62)))
-    _round(site, order, segmenter, after, rng).run([], 0)  # with an empty memory it does nothing
+    _round(site, order, segmenter, after, rng, micro).run([], 0)  # with an empty memory it does nothing
     draft = site.folder / f".{FILE}"
     save_file(model.shared_weights(segmenter), draft, model_card(site.run, site.classes(order)))
     os.replace(draft, site.folder / FILE)
 
 
-def _round(site: "Site", order: Order, segmenter: model.Segmenter, after: Snapshot, rng: np.random.Generator) -> Round:
+def _round(
+    site: "Site", order: Order, segmenter: model.Segmenter, after: Snapshot, rng: np.random.Generator, micro: int
+) -> Round:
     """A round of replay in which nothing arrives and nothing is dropped."""
 
     def watch(facts: dict[str, Any]) -> None:
@@ -51,7 +54,7 @@ def _round(site: "Site", order: Order, segmenter: model.Segmenter, after: Snapsh
     policy = make_policy(recipe.policy, recipe.args, recipe.group_by, recipe.new_share)
     home = frozenset(name for name, role in model.roles(segmenter).items() if role in order.home)
     terms = Prox(mu=run.strategy.pull).begin(Start(segmenter, site.rows(order), home=home))
-    trainer = Trainer(segmenter, site.rows(order), run.train, terms)
+    trainer = Trainer(segmenter, site.rows(order), run.train, terms, micro)
     if run.train.optimizer == "keep":
         trainer.load_moments(after.moments)
     held = [replace(sample) for sample in after.samples]

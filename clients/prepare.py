@@ -2,32 +2,41 @@
 
 A prepared case is a folder: image.npy (float16, XYZ, RAS), label.npy (uint8, the label files' own values),
 positions.npz (voxels of each value, at most MAX_POSITIONS) and meta.json. It is written beside its place and renamed,
-so a folder that exists is whole. A small index from (path, size, time) to the hash lets a second run start without
-touching NIfTI.
+so a folder that exists was whole; one that has been damaged since is made again. A small index from (path, size, time) to
+the hash lets a second run start without touching NIfTI.
 """
 
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
-import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import durable
 from clients.data import Case
+from clients.nifti import unreadable
+from clients.reading import read_case
 from configs.schema import Preprocess
 
+LOG = logging.getLogger("sitestream")
 VERSION = 1
 """Raise it when the same files would be prepared differently."""
 MAX_POSITIONS = 4096
 """Foreground voxels remembered per label value: enough to centre patches evenly."""
+
+DAY_S = 86_400.0
+"""Drafts that have not changed for so long were left by killed processes: no case takes a day."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Volume:
 
 
 def prepare(cases: Sequence[Case], recipe: Preprocess, cache: Path, workers: int = 2) -> Iterator[Volume]:
-    """The prepared cases in order; those not in the cache are read from NIfTI first, several at a time.
+    """The prepared cases in order; those not in the cache, or damaged there, are read from NIfTI, several at a time.
 
     Raises:
         ValueError: a file cannot be read, or image and label do not fit; the message names the case.
@@ -61,20 +70,23 @@ def prepare(cases: Sequence[Case], recipe: Preprocess, cache: Path, workers: int
         folders = [pool.submit(_prepared_folder, case, recipe, cache) for case in cases]
         try:
             for case, folder in zip(cases, folders, strict=True):
-                yield open_volume(case.name, folder.result())
+                yield _opened(case, folder.result(), recipe, cache)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def open_volume(case: str, folder: Path) -> Volume:
-    """Memory-map a prepared case."""
+    """Memory-map a prepared case; whatever is raised, its folder is not as it was written."""
     meta = json.loads((folder / "meta.json").read_text())
-    with np.load(folder / "positions.npz", allow_pickle=False) as archive:
+    with (folder / "positions.npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
         positions = {int(value): archive[value] for value in archive.files}
+    image_XYZ, label_XYZ = (np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in ("image", "label"))
+    if image_XYZ.shape != label_XYZ.shape:
+        raise ValueError(f"the label is {label_XYZ.shape} voxels, its image {image_XYZ.shape}")
     return Volume(
         case,
-        np.load(folder / "image.npy", mmap_mode="r", allow_pickle=False),
-        np.load(folder / "label.npy", mmap_mode="r", allow_pickle=False),
+        image_XYZ,
+        label_XYZ,
         positions,
         {int(value): count for value, count in meta["counts"].items()},
         tuple(meta["spacing"]),
@@ -82,16 +94,33 @@ def open_volume(case: str, folder: Path) -> Volume:
     )
 
 
+def _opened(case: Case, folder: Path, recipe: Preprocess, cache: Path) -> Volume:
+    """The case from its folder; if that is damaged, from NIfTI once more: a cache must never be what stops a run."""
+    try:
+        return open_volume(case.name, folder)
+    except Exception as error:  # damaged numbers and archives raise nearly anything
+        if not durable.is_damage(error):
+            raise
+        LOG.warning("case %r: the prepared folder %s is damaged (%s) and is made again", case.name, folder, error)
+    with suppress(FileNotFoundError):  # another process may make it again too
+        shutil.rmtree(durable.put_away(folder), ignore_errors=True)
+    return open_volume(case.name, _prepared_folder(case, recipe, cache))
+
+
 def _prepared_folder(case: Case, recipe: Preprocess, cache: Path) -> Path:
     pointer = cache / "index" / _digest(repr(_stamp(case)), recipe.model_dump_json(), str(VERSION))
-    if pointer.is_file() and (folder := cache / "cases" / pointer.read_text().strip()).is_dir():
+    known = pointer.read_bytes() if pointer.is_file() else b""
+    if re.fullmatch(rb"[0-9a-f]{32}", known) and (folder := cache / "cases" / known.decode()).is_dir():
         return folder
     content = _digest(_file_hash(case, case.image), _file_hash(case, case.label), recipe.model_dump_json(), str(VERSION))
     folder = cache / "cases" / content
     if not folder.is_dir():
-        _write_folder(folder, *_read(case, recipe))
-    pointer.parent.mkdir(parents=True, exist_ok=True)
-    _write_text(pointer, content)
+        for place in (folder.parent, pointer.parent):
+            durable.sweep(place, DAY_S)
+        _write_folder(folder, *read_case(case, recipe))
+    with durable.drafted(pointer.parent) as draft:
+        (draft / content).write_text(content)
+        os.replace(draft / content, pointer)
     return folder
 
 
@@ -99,11 +128,15 @@ def _stamp(case: Case) -> list[Any]:
     try:
         stats = [(path.resolve(), path.stat()) for path in (case.image, case.label)]
     except OSError as error:
-        raise _unreadable(case, error.filename, error.strerror) from None
+        raise unreadable(case.name, error.filename, error.strerror) from None
+    for path, stat in stats:
+        if not S_ISREG(stat.st_mode):  # a pipe would be waited for
+            raise unreadable(case.name, path, "not a file")
     return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 
 def _digest(*parts: str) -> str:
+    """32 hexadecimal digits."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -112,79 +145,7 @@ def _file_hash(case: Case, path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _unreadable(case, path, error.strerror) from None
-
-
-def _unreadable(case: Case, path: object, why: object) -> ValueError:
-    return ValueError(f"case {case.name!r}: {path} cannot be read ({' '.join(str(why).split())})")
-
-
-# Reading --------------------------------------------------------------------------------------------------------------
-
-
-def _read(case: Case, recipe: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.uint8], tuple[float, ...]]:
-    """Image and label on one grid in RAS, spacing as asked, intensities as asked, dark border cut away."""
-    from monai import transforms as mt  # 1.5 s to import, and a second run never needs it
-
-    image, label = _load(case)
-    orient = mt.Orientation(axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S")))
-    image, label = orient(image), orient(label)
-    if recipe.spacing is not None:
-        image = mt.Spacing(pixdim=recipe.spacing, mode="bilinear", padding_mode="border")(image)
-        label = mt.SpatialResample(mode="nearest", padding_mode="border")(
-            label, dst_affine=image.affine, spatial_size=image.shape[1:]
-        )
-    spacing = tuple(float(size) for size in np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0))
-    if recipe.crop:
-        start, end = mt.CropForeground(select_fn=lambda x: x > x.min()).compute_bounding_box(image)
-        if (np.asarray(end) > np.asarray(start)).all():
-            box = mt.SpatialCrop(roi_start=start, roi_end=end)
-            image, label = box(image), box(label)
-    image_XYZ = _intensity(recipe)(image)[0].numpy().astype(np.float32)
-    return image_XYZ, label[0].numpy().astype(np.uint8), spacing
-
-
-def _load(case: Case) -> tuple[Any, Any]:
-    """Image and label as MONAI tensors [1, X, Y, Z], checked."""
-    from monai.data import MetaTensor
-    from nibabel.orientations import aff2axcodes
-
-    image, affine = _load_nifti(case, case.image, np.float32)
-    label, label_affine = _load_nifti(case, case.label, np.float32)
-    if image.shape != label.shape:
-        raise ValueError(f"case {case.name!r}: the label is {label.shape} voxels, its image {image.shape}")
-    axes, label_axes = ("".join(map(str, aff2axcodes(matrix))) for matrix in (affine, label_affine))
-    if axes != label_axes:
-        raise ValueError(f"case {case.name!r}: the label is stored as {label_axes}, its image as {axes}")
-    if not np.isfinite(image).all():
-        raise ValueError(f"case {case.name!r}: the image holds NaN or infinite voxels ({case.image})")
-    if not np.isfinite(label).all() or (label != np.round(label)).any() or label.min() < 0 or label.max() > 255:
-        raise ValueError(f"case {case.name!r}: label values must be whole numbers from 0 to 255 ({case.label})")
-    return MetaTensor(image[None], affine=affine), MetaTensor(label[None], affine=affine)
-
-
-def _load_nifti(case: Case, path: Path, dtype: Any) -> tuple[NDArray, NDArray]:
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        file: Any = nibabel.load(path)
-        if len(file.shape) == 3:
-            return np.asarray(file.dataobj, dtype=dtype), np.asarray(file.affine)
-    except (OSError, EOFError, ValueError, TypeError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise _unreadable(case, path, error) from None
-    raise ValueError(f"case {case.name!r}: {path} has {len(file.shape)} axes, not 3")
-
-
-def _intensity(recipe: Preprocess) -> Any:
-    from monai import transforms as mt
-
-    if recipe.intensity == "zscore":
-        return mt.NormalizeIntensity()
-    if recipe.intensity == "percentile":
-        return mt.ScaleIntensityRangePercentiles(1, 99, 0.0, 1.0, clip=True)
-    return mt.ScaleIntensityRange(*recipe.window, 0.0, 1.0, clip=True)
+        raise unreadable(case.name, path, error.strerror) from None
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -195,19 +156,18 @@ def _write_folder(folder: Path, image_XYZ: NDArray, label_XYZ: NDArray[np.uint8]
     foreground = {int(value): int(count) for value, count in zip(values, counts, strict=True) if value}
     positions: dict[str, Any] = {str(value): _positions(label_XYZ, value) for value in foreground}
     meta = {"counts": foreground, "spacing": spacing, "floor": float(np.float16(image_XYZ.min()))}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder.parent))
-    try:
+    with durable.drafted(folder.parent) as draft:
         np.save(draft / "image.npy", image_XYZ.astype(np.float16))
         np.save(draft / "label.npy", label_XYZ)
         np.savez(draft / "positions.npz", **positions)
         (draft / "meta.json").write_text(json.dumps(meta))
-        os.replace(draft, folder)
-    except OSError:
-        if not folder.is_dir():  # else another site of the same disk was faster
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        durable.sync_files(draft)
+        try:
+            os.replace(draft, folder)
+        except OSError:
+            if not folder.is_dir():  # else another site of the same disk was faster
+                raise
+    durable.sync_folder(folder.parent)
 
 
 def _positions(label_XYZ: NDArray[np.uint8], value: int) -> NDArray[np.int32]:
@@ -215,10 +175,3 @@ def _positions(label_XYZ: NDArray[np.uint8], value: int) -> NDArray[np.int32]:
     if len(found) > MAX_POSITIONS:
         found = found[np.sort(np.random.default_rng(value).choice(len(found), MAX_POSITIONS, replace=False))]
     return found
-
-
-def _write_text(path: Path, text: str) -> None:
-    handle, draft = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    os.replace(draft, path)

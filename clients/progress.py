@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,5 +29,6 @@ class Progress:
         self._written = now
         draft = self._path.with_suffix(".draft")
         known = {key: value for key, value in (self._kept | facts).items() if value is not None}
-        draft.write_text(json.dumps({"site": self._site, "task": task, **known}))
-        os.replace(draft, self._path)
+        with suppress(OSError):  # what people see is not worth a round: the disk may be full
+            draft.write_text(json.dumps({"site": self._site, "task": task, **known}))
+            os.replace(draft, self._path)

@@ -5,21 +5,23 @@ same work twice and gives the same reply.
 """
 
 import json
-import os
+import logging
 import re
-import shutil
-import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+import durable
 from memory import store
 from memory.sample import Sample
 
+LOG = logging.getLogger("sitestream")
 TENSORS = {"moments": "optimizer", "home": "home", "objective": "objective", "residue": "residue"}
 """Groups of tensors and the names of their files."""
 
@@ -43,53 +45,44 @@ class Snapshot:
     """What compression rounded away from the last update."""
     micro: int = 0
     """Patches at a time, since memory ran out; 0: the whole batch."""
+    restored: int | None = None
+    """The round after which this was the state, if a newer snapshot was passed over because it is damaged; never stored."""
 
 
 def before(folder: Path, run: str, round: int) -> Snapshot:
-    """The state before a round; empty if the site has not yet taken part in this run.
+    """The state before a round: the newest that is whole; empty if the site has not yet taken part in this run.
 
     Raises:
-        ValueError: that state is no longer kept, or cannot be read.
+        ValueError: that state is no longer kept, or none that is kept can be read.
+        OSError: this process may open no more files.
     """
     place = _place(folder, run)
     kept = _rounds(place)
     earlier = [number for number in kept if number < round]
     if earlier:
-        return _read(place / _name(max(earlier)))
-    if kept and _read(place / _name(min(kept))).served > 1:  # to begin anew would let the stream pass twice
-        raise ValueError(f"the state before round {round} is no longer kept in {place} (the oldest: after round {min(kept)})")
+        return _newest_whole(place, earlier)
+    if kept and _read(place / _name(kept[0])).served > 1:  # to begin anew would let the stream pass twice
+        raise ValueError(f"the state before round {round} is no longer kept in {place} (the oldest: after round {kept[0]})")
     return Snapshot()
 
 
 def commit(folder: Path, run: str, round: int, state: Snapshot, keep: int) -> None:
-    """Write the state after a round, atomically; later rounds are undone, the oldest beyond `keep` + 1 dropped."""
+    """Write the state after a round, atomically; later rounds are undone, the oldest beyond `keep` + 1 dropped.
+
+    Raises:
+        OSError: the disk is full, or fails; the state is as it was.
+    """
     place = _place(folder, run)
-    place.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place))
-    store.save(state.samples, draft)
-    for group, name in TENSORS.items():
-        tensors = {key: np.asarray(tensor, order="C") for key, tensor in getattr(state, group).items()}
-        save_file(tensors, draft / f"{name}.safetensors")  # safetensors garbles what does not lie row by row (0.8)
-    facts = {"cursor": state.cursor, "served": state.served, "micro": state.micro}
-    (draft / "state.json").write_text(json.dumps(facts))
-    _seal(draft)
-    for number in _rounds(place):
-        if number >= round:
-            _undo(place / _name(number))
-    os.replace(draft, place / _name(round))
-    store.sync_folder(place)
-    for number in sorted(_rounds(place))[: -(keep + 1)]:
-        _undo(place / _name(number))
-    for stale in place.glob(".draft-*"):
-        shutil.rmtree(stale)
-
-
-def _seal(draft: Path) -> None:
-    """On disk, file by file, before it is there by name: the power may fail."""
-    for path in draft.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    store.sync_folder(draft)
+    with durable.drafted(place) as draft:
+        _write(state, draft)
+        durable.seal(draft)
+        for number in _rounds(place):
+            if number >= round:
+                durable.put_away(place / _name(number))
+        durable.place_folder(draft, place / _name(round))
+    for number in _rounds(place)[: -(keep + 1)]:
+        durable.put_away(place / _name(number))
+    durable.sweep(place)
 
 
 def _place(folder: Path, run: str) -> Path:
@@ -99,22 +92,44 @@ def _place(folder: Path, run: str) -> Path:
     return folder / run
 
 
-def _undo(snapshot: Path) -> None:
-    """Out of the way in one step, so that a snapshot is never there in part; `commit` deletes it in the end."""
-    os.replace(snapshot, Path(tempfile.mkdtemp(prefix=".draft-", dir=snapshot.parent)))
+def _newest_whole(place: Path, rounds: Sequence[int]) -> Snapshot:
+    damage = ""
+    for number in reversed(rounds):
+        try:
+            state = _read(place / _name(number))
+        except ValueError as error:
+            damage = damage or str(error)
+            continue
+        if damage:
+            LOG.warning("%s; the state after round %d is used", damage, number)
+            state = replace(state, restored=number)
+        return state
+    raise ValueError(f"{damage}, and no older one is whole")
+
+
+def _write(state: Snapshot, draft: Path) -> None:
+    store.save(state.samples, draft)
+    for group, name in TENSORS.items():
+        tensors = {key: np.asarray(tensor, order="C") for key, tensor in getattr(state, group).items()}
+        save_file(tensors, draft / f"{name}.safetensors")  # safetensors garbles what does not lie row by row (0.8)
+    facts = {"cursor": state.cursor, "served": state.served, "micro": state.micro}
+    (draft / "state.json").write_text(json.dumps(facts))
 
 
 def _read(place: Path) -> Snapshot:
     try:
+        durable.check(place)
         facts = json.loads((place / "state.json").read_text())
-        tensors = {group: load_file(place / f"{name}.safetensors") for group, name in TENSORS.items()}
+        tensors: dict[str, Any] = {group: load_file(place / f"{name}.safetensors") for group, name in TENSORS.items()}
         return Snapshot(facts["cursor"], facts["served"], tuple(store.load(place)), **tensors, micro=facts["micro"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if not durable.is_damage(error):
+            raise
         raise ValueError(f"the snapshot {place} cannot be read ({error})") from None
 
 
 def _rounds(place: Path) -> list[int]:
-    return [int(path.name) for path in place.glob("[0-9]*") if path.is_dir()]
+    return sorted(int(path.name) for path in place.glob("[0-9]*") if path.name.isdigit() and path.is_dir())
 
 
 def _name(round: int) -> str:

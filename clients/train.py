@@ -3,7 +3,7 @@
 CPU: float32. CUDA: bfloat16 autocast, channels last, optional torch.compile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,25 @@ class Step:
     bce_B: NDArray[np.float64]
     entropy_B: NDArray[np.float64]
     feature_BE: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What some patches of a batch gave."""
+
+    loss: Tensor
+    """What was descended, weighted by the part's share of the batch."""
+    loss_B: Tensor
+    bce_B: Tensor
+    entropy_B: Tensor
+    feature_BE: Tensor
+
+
+def in_parts(batch: Batch, micro: int) -> Iterator[Batch]:
+    """The batch, at most `micro` patches at a time, in order; 0: whole."""
+    tensors = (batch.image_BCXYZ, batch.target_BTXYZ, batch.weight_BT)
+    for part in zip(*(tensor.split(micro or len(tensor)) for tensor in tensors), strict=True):
+        yield Batch(*part)
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -55,10 +74,19 @@ def place(model: Segmenter, device: torch.device) -> Segmenter:
 
 
 class Trainer:
-    """AdamW over one site's round. `rows` are the head rows of the classes that the site annotates."""
+    """AdamW over one site's round. `rows` are the head rows of the classes that the site annotates.
 
-    def __init__(self, model: Segmenter, rows: Sequence[int], recipe: Train, terms: Terms | None = None) -> None:
-        self.model, self.recipe, self.terms = model.train(), recipe, terms or Terms()
+    With `micro` above 0 a batch passes the network so many patches at a time and the gradients are added up: in less memory
+    the same step, up to rounding. The supervised loss is a mean over samples. So is an objective's term (distill, condist),
+    or it looks at the weights only (prox, ewc): each part's term, weighted by its share of the batch, adds up to the whole.
+    Clipping, and with it a correction (scaffold), comes after that. Only a network with batch norm or dropout is another
+    one: its statistics are those of the part.
+    """
+
+    def __init__(
+        self, model: Segmenter, rows: Sequence[int], recipe: Train, terms: Terms | None = None, micro: int = 0
+    ) -> None:
+        self.model, self.recipe, self.terms, self.micro = model.train(), recipe, terms or Terms(), micro
         self.device = next(model.parameters()).device
         self.steps = self.dropped = self._dropped_in_a_row = 0
         self._rows = torch.as_tensor(list(rows), device=self.device)
@@ -79,16 +107,10 @@ class Trainer:
         Raises:
             ArithmeticError: MAX_DROPPED steps in a row were dropped.
         """
-        added: Tensor | float = 0.0
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-            logits_BCXYZ, feature_BE = self._run(image_BCXYZ)
-            if self.terms.loss:  # a teacher runs in the same precision, or it would differ from an equal student
-                added = self.terms.loss(Batch(image_BCXYZ, target_BTXYZ, weight_BT), logits_BCXYZ.float())
-        logits_BTXYZ = logits_BCXYZ.index_select(1, self._rows).float()
-        loss_B, bce_B = weighted_bce_dice(logits_BTXYZ, target_BTXYZ, weight_BT)
-        loss = loss_B.mean() + added
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        whole = Batch(image_BCXYZ, target_BTXYZ, weight_BT)
+        parts = [self._gradients(part, len(part.image_BCXYZ) / len(image_BCXYZ)) for part in in_parts(whole, self.micro)]
+        loss = torch.stack([part.loss for part in parts]).sum()
         self._mask()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip)
         if not torch.isfinite(loss + norm):
@@ -98,9 +120,27 @@ class Trainer:
             self.terms.correct()
             self._mask()
         self._descend()
+        return Step(
+            _numbers(torch.cat([part.loss_B for part in parts])),
+            _numbers(torch.cat([part.bce_B for part in parts])),
+            _numbers(torch.cat([part.entropy_B for part in parts])),
+            torch.cat([part.feature_BE for part in parts]).cpu().numpy(),
+        )
+
+    def _gradients(self, part: Batch, share: float) -> "Part":
+        """Add a part's gradients, weighted by its share of the batch; nothing of its graph lives on."""
+        added: Tensor | float = 0.0
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+            logits_BCXYZ, feature_BE = self._run(part.image_BCXYZ)
+            if self.terms.loss:  # a teacher runs in the same precision, or it would differ from an equal student
+                added = self.terms.loss(part, logits_BCXYZ.float())
+        logits_BTXYZ = logits_BCXYZ.index_select(1, self._rows).float()
+        loss_B, bce_B = weighted_bce_dice(logits_BTXYZ, part.target_BTXYZ, part.weight_BT)
+        loss = (loss_B.mean() + added) * share
+        loss.backward()
         with torch.no_grad():
             entropy_B = binary_entropy(logits_BTXYZ)
-        return Step(_numbers(loss_B), _numbers(bce_B), _numbers(entropy_B), feature_BE.cpu().numpy())
+        return Part(loss.detach(), loss_B.detach(), bce_B.detach(), entropy_B, feature_BE)
 
     def _mask(self) -> None:
         """Head rows of classes that the site does not annotate get no gradient, whatever the objective."""

@@ -5,7 +5,8 @@ Training is clients/learn.py, evaluating clients/examine.py; here is what both n
 
 import json
 import logging
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 from clients import examine, learn, model
 from clients.data import Case, SiteCases, site_cases
 from clients.keyed import Keyed
+from clients.labels import check_values
 from clients.networks import network
 from clients.prepare import Volume, prepare
 from clients.progress import Progress
@@ -47,18 +49,21 @@ class Site:
         self.frozen_points: learn.FrozenPoints = {}
         """What the frozen encoder says of each case: worked out once."""
 
-    def answer(self, order: Order, weights: Weights) -> Reply:
+    def answer(self, order: Order, weights: Weights, short: bool = False) -> Reply:
         """Do what the order says, as one transaction, alone in the site's folder.
+
+        `short`: a process that did this order was ended because memory ran out; it is done with less at a time.
 
         Raises:
             ValueError: data, weights or order do not fit.
             ArithmeticError: training diverged.
+            MemoryError: memory runs out even with one patch at a time.
         """
-        work = {
+        work: dict[str, Callable[[Order, Weights], Reply]] = {
             "hello": self._hello,
             "init": self._init,
-            "train": self._train,
-            "evaluate": self._evaluate,
+            "train": partial(self._train, short=short),
+            "evaluate": partial(self._evaluate, short=short),
             "leave": self._leave,
         }
         if order.site != self.name:
@@ -73,9 +78,14 @@ class Site:
             raise ValueError(f"site {self.name!r}: another process is at work in {self.folder}") from None
 
     def prepare(self) -> None:
-        """Bring every case into the cache, saying how far it is."""
+        """Bring every case into the cache, saying how far it is.
+
+        Raises:
+            ValueError: a case cannot be read, or its label holds a value that no class has.
+        """
         cases = [*self.cases.train, *self.tests]
-        for done, _ in enumerate(prepare(cases, self.run.preprocess, cache_root()), 1):
+        for done, volume in enumerate(prepare(cases, self.run.preprocess, cache_root()), 1):
+            check_values(volume.case, volume.counts, self.cases.values)
             self.progress.show("prepare", done=done, of=len(cases))
 
     @cached_property
@@ -110,14 +120,14 @@ class Site:
     def _leave(self, order: Order, weights: Weights) -> Reply:
         return self.reply(order)
 
-    def _train(self, order: Order, weights: Weights) -> Reply:
+    def _train(self, order: Order, weights: Weights, short: bool) -> Reply:
         self.progress.keep(refused=order.refused or None)
         if order.refused:
             LOG.warning("site %s: its last update was refused: %s", self.name, order.refused)
-        return learn.learn(self, order, weights)
+        return learn.learn(self, order, weights, short)
 
-    def _evaluate(self, order: Order, weights: Weights) -> Reply:
-        return examine.examine(self, order, weights)
+    def _evaluate(self, order: Order, weights: Weights, short: bool) -> Reply:
+        return examine.examine(self, order, weights, short)
 
     # What both training and evaluating need --------------------------------------------------------------------------------
 

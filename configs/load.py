@@ -1,8 +1,7 @@
 """Reading a run from YAML: `extends:`, `--set a.b=c`, and errors of one line that name the nearest valid word."""
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from configs.plain import parse, read
 from configs.schema import Memory, Model, Run, SiteFile, Strategy
+from configs.words import LONGEST, nearest, short
 
 PRESETS = Path(__file__).parent / "strategies.yaml"
 LONGEST_CHAIN = 8
@@ -30,8 +30,8 @@ def cache_root() -> Path:
     return Path(os.environ.get("SITESTREAM_CACHE", "~/.cache/sitestream")).expanduser()
 
 
-def load_run(path: Path, edits: Iterable[str] = ()) -> Run:
-    """The run that a YAML file describes, with `a.b=c` edits laid over it.
+def load_run(path: Path, edits: Iterable[str] = (), changes: Mapping[str, Any] | None = None) -> Run:
+    """The run that a YAML file describes, with `a.b=c` edits, or changes by dotted key, laid over it.
 
     Relative paths in it are relative to where the command runs.
 
@@ -39,7 +39,7 @@ def load_run(path: Path, edits: Iterable[str] = ()) -> Run:
         ValueError: one line that says what is wrong, where, and the nearest valid name.
     """
     tree = _read_chain(Path(path))
-    _make_edits(tree, edits)
+    _make_edits(tree, [*map(_parse_edit, edits), *(_place(key, value) for key, value in (changes or {}).items())])
     return build_run(tree, str(path))
 
 
@@ -49,7 +49,7 @@ def load_site(path: Path) -> SiteFile:
     try:
         return SiteFile.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{path}: {_one_line(error, SiteFile, tree)}") from None
+        raise ValueError(f"{path}: {complaint(error, SiteFile, tree)}") from None
 
 
 def build_run(tree: Mapping[str, Any], where: str = "config") -> Run:
@@ -60,7 +60,16 @@ def build_run(tree: Mapping[str, Any], where: str = "config") -> Run:
     try:
         return Run.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{where}: {_one_line(error, Run, tree)}") from None
+        raise ValueError(f"{where}: {complaint(error, Run, tree)}") from None
+
+
+def check_key(key: str) -> None:
+    """Whether a run has this key (`a.b`). Raises ValueError with the nearest valid one if not."""
+    path = key.split(".")
+    for i, part in enumerate(path):
+        if reduce(_under, path[: i + 1], Run) is None:
+            model = _model_in(reduce(_under, path[:i], Run))
+            raise ValueError(f"{key}: unknown key; {nearest(part, model.model_fields) if model else 'nothing is below it'}")
 
 
 def dump_run(run: Run) -> str:
@@ -78,13 +87,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """The end of an error message: the nearest valid name, or all of them."""
-    names = sorted(valid)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names)}"
 
 
 # Files laid over one another ------------------------------------------------------------------------------------------
@@ -144,27 +146,34 @@ def _branch(tree: dict[str, Any], key: str) -> dict[str, Any]:
     return tree[key]  # type: ignore[no-any-return]
 
 
-def _make_edits(tree: dict[str, Any], edits: Iterable[str]) -> None:
+Edit = tuple[list[str], dict[str, Any]]
+"""The way to a mapping, and what to lay over it. A path that leads into `args` changes the one argument."""
+
+
+def _make_edits(tree: dict[str, Any], edits: Sequence[Edit]) -> None:
     """All edits as one layer: in which order a policy and its arguments are given makes no difference."""
-    parsed = [_parse_edit(edit) for edit in edits]
     layer: dict[str, Any] = {}
-    for above, change in parsed:
+    for above, change in edits:
         _lay_over(reduce(_branch, above, layer), change)
     _drop_orphans(tree, layer)
-    for above, change in parsed:
+    for above, change in edits:
         _lay_over(reduce(_branch, above, tree), change)
 
 
-def _parse_edit(edit: str) -> tuple[list[str], dict[str, Any]]:
-    """`a.b=c` as the way to a mapping and what to lay over it. A path that leads into `args` changes the one argument."""
+def _parse_edit(edit: str) -> Edit:
+    """`a.b=c`."""
     key, separator, text = edit.partition("=")
     if not separator or not key.strip():
-        raise ValueError(f"--set {edit}: write it as a.b=value")
+        raise ValueError(f"--set {short(edit)}: write it as a.b=value")
     try:
         value = parse(text)
     except ValueError:
-        raise ValueError(f"--set {edit}: {text!r} is not a valid value") from None
-    *above, last = key.strip().split(".")
+        raise ValueError(f"--set {short(edit)}: {short(text)!r} is not a valid value") from None
+    return _place(key.strip(), value)
+
+
+def _place(key: str, value: Any) -> Edit:
+    *above, last = key.split(".")
     return above, {last: value}
 
 
@@ -175,7 +184,7 @@ def _resolve_preset(strategy: Any, where: str) -> Any:
     if name is None:
         return strategy
     if not isinstance(name, str) or name not in presets:
-        raise ValueError(f"{where}: strategy: there is no preset {name!r}; {nearest(str(name), presets)}")
+        raise ValueError(f"{where}: strategy: there is no preset {short(repr(name))}; {nearest(str(name), presets)}")
     edits = {} if isinstance(strategy, str) else {k: v for k, v in strategy.items() if k != "preset"}
     return {**presets[name], **edits}
 
@@ -183,17 +192,21 @@ def _resolve_preset(strategy: Any, where: str) -> Any:
 # Errors -----------------------------------------------------------------------------------------------------------------
 
 
-def _one_line(error: ValidationError, model: type[BaseModel], tree: Mapping[str, Any]) -> str:
+def complaint(error: ValidationError, model: type[BaseModel], tree: Mapping[str, Any]) -> str:
     """The complaint that helps most, in the user's words: an unknown key, else the one that lies deepest."""
     complaints = [(_path(found["loc"], tree, found["type"] == "missing"), found) for found in error.errors(include_url=False)]
     path, first = min(complaints, key=lambda pair: (pair[1]["type"] != "extra_forbidden", -len(pair[0])))
-    where = ".".join(map(str, path))
+    where = short(".".join(map(str, path)))
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key; {nearest(str(path[-1]), _keys_at(path[:-1], model))}"
     if first["type"] == "missing":
         return f"{where}: is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    given = f" (given: {first['input']!r})" if first["type"] != "value_error" and not isinstance(first["input"], dict) else ""
+    message = short(first["msg"].removeprefix("Value error, "), 2 * LONGEST)
+    given = (
+        f" (given: {short(repr(first['input']))})"
+        if first["type"] != "value_error" and not isinstance(first["input"], dict)
+        else ""
+    )
     return f"{where}: {message}{given}" if where else f"{message}{given}"
 
 

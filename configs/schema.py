@@ -12,7 +12,7 @@ from configs.arrivals import Arrivals as Arrivals
 from configs.checks import problems
 from configs.faults import Faults as Faults
 from configs.memory import Index, Memory, Sketch
-from configs.site import Includes, PretendSite, Split, Strict
+from configs.site import Includes, PretendSite, Split, Strict, is_site_name
 from configs.site import Phantoms as Phantoms
 from configs.site import Selection as Selection
 from configs.site import SiteFile as SiteFile
@@ -151,8 +151,10 @@ class Run(Strict):
     """The run's folder is runs/<name>."""
     seed: int = Field(0, ge=0)
     """Every random choice is derived from it."""
-    paradigm: Literal["continual", "stream"] = "continual"
-    """Sites train where they are, or one extra client sees all their cases in order with a single memory (as in the paper)."""
+    paradigm: Literal["continual", "stream", "specialised", "sequential", "joint.federated", "joint.pooled"] = "continual"
+    """Sites train where they are as they come (continual), or one extra client sees all their cases in order with a single
+    memory (stream, as in the paper). The bounds, from the same recipe: each site alone (specialised), no memory (sequential),
+    all sites and cases from the start (joint.federated), all cases at one client (joint.pooled): simulations/paradigms.py."""
     classes: list[str] | None = None
     """Classes that must each be annotated by some site: a check, not a filter (what is trained is all that sites annotate)."""
     includes: Includes = Field(default_factory=dict)
@@ -194,7 +196,7 @@ class Run(Strict):
     @classmethod
     def _names(cls, sites: dict[str, PretendSite]) -> dict[str, PretendSite]:
         for name in sites:
-            if not name.replace("-", "").replace("_", "").isalnum() or not name[0].isalnum():
+            if not is_site_name(name):
                 raise ValueError(f"{name!r} is no site name: letters, digits, '-' and '_', a letter or digit first")
         return sites
 

@@ -16,6 +16,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+def is_site_name(name: str) -> bool:
+    """Whether a site may be called so: letters, digits, '-' and '_', a letter or digit first. Names become file names."""
+    return name.replace("-", "").replace("_", "").isalnum() and name[0].isalnum()
+
+
 class Selection(Strict):
     """Which cases of a folder are meant: those to which a JSON file beside dataset.json gives a value."""
 
@@ -78,6 +83,8 @@ class SiteFile(Strict):
     """How the data are stored: a name in clients.data.SOURCES."""
     root: Path | None = None
     """The data folder; default: `data.root`."""
+    follow_links: bool = False
+    """Whether the data folder may hold links to files outside it."""
     cases: Selection | None = None
     """Which cases of the folder belong to this site; default: all."""
     split: Split | None = None

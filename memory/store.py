@@ -18,6 +18,7 @@ from safetensors.numpy import save as to_bytes
 from memory.sample import Sample
 
 FILE = "memory.safetensors"
+METADATA = "memory"
 FLOATS = ("key", "loss", "uncertainty", "uniqueness")
 COUNTS = ("arrived", "visits")
 VECTORS = {"feature": np.float32, "sketch": np.int8}
@@ -32,7 +33,8 @@ def save(samples: Sequence[Sample], folder: Path) -> None:
     """
     facts = json.dumps([_facts(sample) for sample in samples])
     tensors = _tensors(samples)
-    content = to_bytes(tensors, {"samples": facts, "sha256": _digest(tensors, facts)})
+    told = {"samples": facts, "sha256": _digest(tensors, facts)}
+    content = to_bytes(tensors, {METADATA: json.dumps(told)})  # one key: safetensors writes several in no fixed order
     folder.mkdir(parents=True, exist_ok=True)
     # One writer per site folder, so the name is free; a leftover of a killed writer is overwritten.
     part = folder / f".{FILE}.part"
@@ -44,7 +46,7 @@ def save(samples: Sequence[Sample], folder: Path) -> None:
         os.replace(part, folder / FILE)
     finally:
         part.unlink(missing_ok=True)
-    sync_folder(folder)
+    _sync_folder(folder)
 
 
 def load(folder: Path) -> list[Sample]:
@@ -58,11 +60,11 @@ def load(folder: Path) -> list[Sample]:
         raise ValueError(f"{path}: no memory is stored here")
     try:
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
+            told = json.loads((file.metadata() or {})[METADATA])
             tensors = {name: file.get_tensor(name) for name in (*FLOATS, *COUNTS, *VECTOR_TENSORS)}
-        if metadata["sha256"] != _digest(tensors, metadata["samples"]):
+        if told["sha256"] != _digest(tensors, told["samples"]):
             raise ValueError("its content does not match its checksum")
-        return _samples(tensors, json.loads(metadata["samples"]))
+        return _samples(tensors, json.loads(told["samples"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: the stored memory is damaged ({error})") from None
 
@@ -121,7 +123,7 @@ def _digest(tensors: Mapping[str, NDArray], facts: str) -> str:
     return digest.hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make a renaming in it durable (POSIX; elsewhere a folder cannot be opened)."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,5 +1,9 @@
-"""The Flower ServerApp: the same under Ray and on a SuperLink. The run config names the recipe (`config`) and the run's
-folder (`folder`)."""
+"""The Flower ServerApp: the same under Ray and on a SuperLink.
+
+The run config names the recipe (`config`), the run's folder (`folder`) and, for a run that goes on with another recipe on
+purpose, the keys that may differ (`allow`: dotted, separated by spaces). A simulation also names what its recipe was made
+from (`asked`).
+"""
 
 import os
 
@@ -25,13 +29,17 @@ POLL_S = 0.5
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Wait for the sites that the schedule expects, then conduct the run."""
-    run = load_run(Path(str(context.run_config.get("config", "configs/quickstart.yaml"))))
-    folder = Path(str(context.run_config.get("folder") or f"runs/{run.name}"))
+    told = context.run_config
+    run = load_run(Path(str(told.get("config", "configs/quickstart.yaml"))))
+    asked = load_run(Path(str(told["asked"]))) if "asked" in told else run
+    folder = Path(str(told.get("folder") or f"runs/{run.name}"))
     folder.mkdir(parents=True, exist_ok=True)
-    waits = bool(context.run_config.get("grid-waits", False))  # a simulation's grid keeps deadlines and waits by itself
-    sites = GridSites(grid, deadline_s=math.inf if waits else run.engine.deadline_s, pause_s=0.0 if waits else POLL_S)
+    waits = bool(told.get("grid-waits", False))  # a simulation's grid keeps deadlines and waits by itself
+    limits = {"max_reply_mb": run.wire.max_reply_mb, "watch_s": run.engine.watch_s}
+    deadline = math.inf if waits else run.engine.deadline_s
+    sites = GridSites(grid, deadline_s=deadline, pause_s=0.0 if waits else POLL_S, **limits)
     _wait_for(run, sites)
-    conduct(sites, run, folder)
+    conduct(sites, run, folder, str(told.get("allow", "")).split(), asked)
 
 
 def serve(grid: Grid, told: dict[str, str | int | float | bool]) -> None:

@@ -1,53 +1,85 @@
-"""The server's rounds on disk: one folder each, whole or absent. Nothing is pickled."""
+"""The server's rounds on disk: one folder each, whole or absent. Nothing is pickled.
+
+A checkpoint also vouches for the record: it holds the length and the checksum of what had been written, and is of use only
+while the record still begins so.
+"""
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from server.durable import place_folder
+import durable
 from server.federation import Federation, from_facts
+from server.record import FILE as RECORD
+from server.record import prefix_sum
 from server.tensors import read_tensors, write_tensors
 from strategies.base import State, Weights
 
+FOLDER = "checkpoints"
 INDEX = "index"
 """The group of the uniqueness index's tensors: no slot of a merge is called so."""
 
+Damaged = dict[int, str]
+"""{round: why its checkpoint cannot be gone on from}, the newest first."""
+
 
 def save(folder: Path, federation: Federation, keep: int) -> None:
-    """Write the state after a round, atomically, and drop the oldest beyond `keep`."""
-    place = folder / "checkpoints"
-    place.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=place))
-    write_tensors(_flat(federation.state, federation.index[1]), draft / "state.safetensors")
-    (draft / "state.json").write_text(json.dumps(federation.facts()))
-    place_folder(draft, place / f"{federation.round:06d}")
-    for old in (*_rounds(place)[:-keep], *place.glob(".draft-*")):  # drafts are left behind by a process that was killed
-        shutil.rmtree(old)
+    """Write the state after a round, atomically, and drop the oldest beyond `keep`; the record is on the disk before it.
+
+    Raises:
+        OSError: the disk is full, or fails; the checkpoints are as they were.
+    """
+    durable.sync_file(folder / RECORD)
+    facts = federation.facts() | {"record_sum": prefix_sum(folder, federation.record)}
+    place = folder / FOLDER
+    with durable.drafted(place) as draft:
+        write_tensors(_flat(federation.state, federation.index[1]), draft / "state.safetensors")
+        (draft / "state.json").write_text(json.dumps(facts))
+        durable.seal(draft)
+        durable.place_folder(draft, place / f"{federation.round:06d}")
+    for old in _rounds(place)[:-keep]:
+        durable.put_away(old)
+    durable.sweep(place)
 
 
 def load(folder: Path) -> Federation | None:
-    """The newest checkpoint that can be read; None if there is none yet.
+    """What `newest` finds, whatever was passed over."""
+    return newest(folder)[0]
+
+
+def newest(folder: Path) -> tuple[Federation | None, Damaged]:
+    """The newest checkpoint that is whole and fits the record, None if there is none yet; and those passed over.
 
     Raises:
         ValueError: there are checkpoints, and none can be read: to begin anew silently would lose what was done.
+        OSError: this process may open no more files.
     """
-    places = _rounds(folder / "checkpoints")
-    for place in reversed(places):
+    damaged: Damaged = {}
+    for place in reversed(_rounds(folder / FOLDER)):
         try:
-            facts = json.loads((place / "state.json").read_text())
-            return from_facts(facts, *_state(read_tensors(place / "state.safetensors"), facts["step"]))
-        except (OSError, ValueError, KeyError, SafetensorError):
-            continue  # torn: the one before it is whole
-    if places:
-        raise ValueError(f"no checkpoint in {folder / 'checkpoints'} can be read; delete that folder to begin anew")
-    return None
+            return _read(folder, place), damaged
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            if not durable.is_damage(error):
+                raise
+            why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            damaged[int(place.name)] = f"{FOLDER}/{place.name}: {why}"
+    if damaged:
+        first = next(iter(damaged.values()))
+        raise ValueError(f"no checkpoint in {folder / FOLDER} can be read ({first}); delete that folder to begin anew")
+    return None, damaged
+
+
+def _read(folder: Path, place: Path) -> Federation:
+    durable.check(place)
+    facts = json.loads((place / "state.json").read_text())
+    if prefix_sum(folder, facts["record"]) != facts["record_sum"]:
+        raise ValueError(f"{RECORD} is not what it was when this was saved: its first {facts['record']} bytes have changed")
+    return from_facts(facts, *_state(read_tensors(place / "state.safetensors"), facts["step"]))
 
 
 def _rounds(place: Path) -> list[Path]:
-    return sorted(path for path in place.glob("[0-9]*") if path.is_dir())
+    return sorted(path for path in place.glob("[0-9]*") if path.name.isdigit() and path.is_dir())
 
 
 def _flat(state: State, index: Weights) -> Weights:

@@ -1,10 +1,13 @@
 """A run from its folder: begin or take up again, go through the rounds, leave the results."""
 
 import json
+import logging
 import platform
 import resource
 import time
 import uuid
+from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,15 @@ from safetensors import SafetensorError, safe_open
 from configs.card import METADATA as METADATA
 from configs.card import model_card
 from configs.schema import Run
+from durable import write_whole
 from server import checkpoint
 from server.arrivals import make_schedule
+from server.changes import Change, Recipe, accepted, recipe_of
 from server.classes import class_dice, to_csv
-from server.durable import write_whole
 from server.federation import Federation
 from server.loop import CaseRows, Loop
 from server.metrics import Measured, final_metrics
+from server.record import FILE as RECORD
 from server.record import Record
 from server.remembered import Remembered
 from server.secret import secret_of
@@ -30,29 +35,45 @@ from server.strategy import strategy_of
 from server.tensors import read_tensors, write_tensors
 from strategies.base import Weights
 
+LOG = logging.getLogger("sitestream")
+MODEL, SUMMARY = "model.safetensors", "summary.json"
+"""What a finished run leaves, in this order."""
 PACKAGES = ("torch", "monai", "flwr", "ray", "numpy")
 
 
-def conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
+def conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str] = (), asked: Run | None = None) -> dict[str, Measured]:
     """Run, or go on with, what `folder` holds; returns the metrics by id.
+
+    Args:
+        sites: whom to ask.
+        run: what the server and its sites read.
+        folder: of this run alone.
+        allow: keys that may differ from the recipe with which the run began (server.changes).
+        asked: the run in the words of the person who asked for it, where `run` was made from that; none: `run` itself.
 
     Raises:
         server.loop.CannotContinue: a round could not be done; what came before it is saved.
-        ValueError: initial weights cannot be read, or another process conducts this run.
+        ValueError: initial weights cannot be read, the recipe has changed, or another process conducts this run.
     """
     try:
         with FileLock(folder / "lock", timeout=0):
-            return _conduct(sites, run, folder)
+            return _conduct(sites, run, folder, allow, asked or run)
     except Timeout:
         raise ValueError(f"{folder}: another process conducts this run; wait for it, or stop it") from None
 
 
-def _conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
+def _conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str], asked: Run) -> dict[str, Measured]:
     began = time.perf_counter()
     record = Record(folder)
     try:
-        federation = checkpoint.load(folder) or _begin(run, record)
+        found, damaged = checkpoint.newest(folder)
+        changes = accepted(found, asked, allow) if found else []
+        (folder / SUMMARY).unlink(missing_ok=True)
+        federation = found or _begin(run, record, recipe_of(asked))
         record.cut(federation.record)
+        _tell(damaged, record)
+        if changes:
+            federation = _changed(federation, changes, asked, folder, record)
         schedule = make_schedule(run.arrivals, list(run.sites))
         strategy = strategy_of(run, secret_of(folder) if run.strategy.privacy else b"")
         remembered = Remembered(run.index, run.memory, run.sketch.size)
@@ -66,7 +87,23 @@ def _conduct(sites: Sites, run: Run, folder: Path) -> dict[str, Measured]:
         record.close()
 
 
-def _begin(run: Run, record: Record) -> Federation:
+def _tell(damaged: checkpoint.Damaged, record: Record) -> None:
+    """Which checkpoints the run does not go on from, and why."""
+    for round, reason in damaged.items():
+        LOG.warning("%s; an older checkpoint is used", reason)
+        record.append("fault", site="", round=round, task="resume", kind="damaged", reason=reason)
+
+
+def _changed(federation: Federation, changes: Iterable[Change], asked: Run, folder: Path, record: Record) -> Federation:
+    """From here on it is another recipe: said in the record, and saved before anything is done by it."""
+    for change in changes:
+        record.append("changed", **change._asdict(), round=federation.round)
+    federation = replace(federation, recipe=recipe_of(asked), record=record.length)
+    checkpoint.save(folder, federation, asked.keep)
+    return federation
+
+
+def _begin(run: Run, record: Record, recipe: Recipe) -> Federation:
     record.cut(0)
     choices, memory = run.strategy.model_dump(), run.memory
     record.append(
@@ -78,7 +115,7 @@ def _begin(run: Run, record: Record) -> Federation:
         memory={"policy": memory.policy, "args": memory.args, "budget": memory.budget},
         versions=versions(),
     )
-    return Federation(run=uuid.uuid4().hex[:12], record=record.length)
+    return Federation(run=uuid.uuid4().hex[:12], record=record.length, recipe=recipe)
 
 
 def _given_weights(run: Run) -> tuple[Weights, tuple[str, ...]]:
@@ -116,12 +153,23 @@ def _leave_results(federation: Federation, rows: CaseRows, run: Run, folder: Pat
         record.append("metric", id=name, value=measured.value, cells=measured.cells)
     seconds = {f"seconds_{phase}": spent for phase, spent in federation.seconds.items() if phase != "total"}
     record.append("end", seconds=federation.seconds["total"], **seconds)
-    save_model(federation, run, folder / "model.safetensors")
+    save_model(federation, run, folder / MODEL)
     summary: dict[str, Any] = {name: _or_null(measured.value) for name, measured in metrics.items()}
     summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     summary |= {"seed": run.seed, "versions": versions(), "seconds": federation.seconds}
-    write_whole(folder / "summary.json", lambda draft: draft.write_text(json.dumps(summary, indent=1) + "\n"))
+    write_whole(folder / SUMMARY, lambda draft: draft.write_text(json.dumps(summary, indent=1) + "\n"))
     return metrics
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder has done all that it was asked for: its record is closed, its results are there and whole."""
+    try:
+        last = (folder / RECORD).read_bytes().splitlines()[-1]
+        summary = json.loads((folder / SUMMARY).read_text())
+        with safe_open(folder / MODEL, framework="np") as model:
+            return bool(model.keys()) and bool(summary) and json.loads(last)["event"] == "end"
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
+        return False
 
 
 def save_model(federation: Federation, run: Run, path: Path) -> None:

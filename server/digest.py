@@ -1,18 +1,19 @@
 """What a run's folder says, finished or not: the rows of its record sorted by kind, and R."""
 
+import csv
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+from facts import is_name, short
+from server.events import MOVES, why_no_row
 from server.metrics import METRICS, START, Measured, ResultMatrix
 
 Row = dict[str, Any]
 """One line of record.jsonl."""
-
-MOVES = ("arrive", "pause", "return", "leave")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def read_record(folder: Path) -> list[Row]:
     """The rows of record.jsonl. A last line cut off in the middle of writing is left out.
 
     Raises:
-        ValueError: there is no record, or a line before the last cannot be read.
+        ValueError: there is no record, or a line before the last cannot be read, or a line says what no run would.
     """
     path = Path(folder) / "record.jsonl"
     try:
@@ -103,11 +104,13 @@ def read_record(folder: Path) -> list[Row]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line) if line.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             if number < len(lines):
                 raise ValueError(f"{path}: line {number} is no JSON") from None
             break
         if isinstance(row, dict):
+            if odd := why_no_row(row):
+                raise ValueError(f"{path}: line {number}: {odd}")
             rows.append(row)
     return rows
 
@@ -155,13 +158,29 @@ def _read_matrix(folder: Path, rows: list[Row]) -> ResultMatrix:
     """R from R.csv or, before that is written, from the record."""
     text = _text(folder / "R.csv")
     if text.strip():
-        return ResultMatrix.from_csv(text)
+        try:
+            return _checked(ResultMatrix.from_csv(text))
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{folder / 'R.csv'}: {error}") from None
     by_stage: dict[str, dict[str, float]] = {}
     for row in _kind(rows, "result"):
         by_stage.setdefault(row["stage"], {})[row["site"]] = nan if row["dice"] is None else row["dice"]
     matrix = ResultMatrix()
     for stage, dice in by_stage.items():
         matrix = matrix.with_row(stage, dice)
+    return matrix
+
+
+def _checked(matrix: ResultMatrix) -> ResultMatrix:
+    """R as it is, if it could be one."""
+    if len({*matrix.sites}) < len(matrix.sites):
+        raise ValueError("names a site twice")
+    for name in matrix.sites:
+        if not is_name(name):
+            raise ValueError(f"{short(name)} is no name of a site")
+    for dice in (*matrix.values.ravel().tolist(), *matrix.own.values()):
+        if not (isnan(dice) or 0 <= dice <= 1):
+            raise ValueError(f"{dice:g} is no Dice")
     return matrix
 
 
@@ -172,4 +191,7 @@ def _metrics(rows: list[Row], matrix: ResultMatrix) -> dict[str, Measured]:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"{path}: cannot be read") from None

@@ -53,6 +53,8 @@ class Federation:
     """Wall seconds by phase."""
     record: int = 0
     """Length of record.jsonl at this moment."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """The run as plain data, as people wrote it: with what it began, and what was changed on purpose (server.changes)."""
 
     def welcome(self, sites: list[str]) -> Self:
         """The label space and list of arrivals with these sites in them."""
@@ -96,6 +98,7 @@ class Federation:
             "index": self.index[0],
             "seconds": self.seconds,
             "record": self.record,
+            "recipe": self.recipe,
         }
 
 
@@ -121,6 +124,7 @@ def from_facts(facts: dict[str, Any], state: State, index: Weights) -> Federatio
         index=(facts["index"], index),
         seconds=facts["seconds"],
         record=facts["record"],
+        recipe=facts["recipe"],
     )
 
 

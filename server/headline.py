@@ -63,16 +63,19 @@ def _recipe(run: Row) -> str:
     if strategy.get("privacy"):
         parts.append(f"privacy{_settings(strategy['privacy'])}")
     if memory.get("policy"):
-        settings = _settings({**(memory.get("args") or {}), "budget": memory.get("budget", "–")})
+        args = memory.get("args")
+        settings = _settings({**(args if isinstance(args, Mapping) else {}), "budget": memory.get("budget", "–")})
         parts.append(f"memory <b>{text(memory['policy'])}</b>{settings}")
     if run.get("paradigm"):
         parts.append(f"paradigm <b>{text(run['paradigm'])}</b>")
     return f'<p class="soft">{" · ".join(parts)}</p>' if parts else ""
 
 
-def _settings(given: Mapping[str, Any] | None) -> str:
+def _settings(given: Any) -> str:
     """A choice's own settings in brackets; nothing where there are none."""
-    return f" ({', '.join(f'{text(key)} {text(value)}' for key, value in given.items())})" if given else ""
+    if not isinstance(given, Mapping) or not given:
+        return ""
+    return f" ({', '.join(f'{text(key)} {text(value)}' for key, value in given.items())})"
 
 
 def _value(run: Digest, name: str) -> float:

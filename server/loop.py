@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         """The parts that need others."""
-        facts = (self.strategy.share.home, self.schedule.rounds, self.run.faults.on_failure == "stop")
+        deadline_s = inf if self.run.engine.name == "local" else self.run.engine.deadline_s
+        facts = (self.strategy.share.home, self.schedule.rounds, self.run.faults.on_failure == "stop", deadline_s)
         self.orders = Orders(self.sites, self.record, *facts)
         self.turn = Turn(self.run, self.folder, self.orders, self.strategy, self.record, self.remembered)
 

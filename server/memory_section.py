@@ -71,11 +71,11 @@ def evictions(run: Digest) -> str:
         [text(site), *(str(kinds[kind]) for kind in KINDS), f"<b>{sum(kinds.values())}</b>"] for site, kinds in by_site.items()
     ]
     total = [sum(kinds[kind] for kinds in by_site.values()) for kind in KINDS]
-    rows.append(["all sites", *map(str, total), f"<b>{sum(total)}</b>"])
+    foot = ["all sites", *map(str, total), f"<b>{sum(total)}</b>"]
     policy = (run.run.get("memory") or {}).get("policy")
     who = f"The policy ({text(policy)})" if policy else "The policy"
     note = f'<p class="soft">{who} chose what to drop; the table says what was most like it among the samples that stayed.</p>'
-    summary = table(["site", *KINDS, "dropped"], rows, range(1, len(KINDS) + 2))
+    summary = table(["site", *KINDS, "dropped"], rows, range(1, len(KINDS) + 2), foot)
     header = ["round", "site", "sample", "stream position", "times trained on", "what was most like it", "which"]
     header += ["uniqueness"] if run.indexes else []
     last = run.evictions[-LOG_LENGTH:]

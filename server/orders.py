@@ -1,6 +1,7 @@
 """Orders out, replies in: what the server says to a site as the federation stands, and which answers it takes."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from server.federation import Federation
 from server.record import Record
 from server.replies import invalid, why_incomplete
 from server.sites import Sites
+from server.waiting import Waiting
 from strategies.base import Weights
 from wire import Failure, Order, Reply, Task
 
@@ -36,6 +38,8 @@ class Orders:
     """How many rounds the run has."""
     stop: bool = False
     """Whether a site's failure ends the run."""
+    deadline_s: float = math.inf
+    """Seconds that a site may take over an order; only told to people."""
 
     def order(self, federation: Federation, site: str, task: Task, number: int) -> Order:
         """An order to a site as the federation stands."""
@@ -62,11 +66,13 @@ class Orders:
             reason = why_incomplete(reply)
             return invalid(reply, reason) if reason else take(reply)
 
-        answers = []
-        for answer in self.sites.ask(shared, list(orders)):
-            if isinstance(answer, Failure) and answer.again:
-                self.fault(answer)
-            else:
+        answers, asked = [], list(orders)
+        with self.waiting(asked) as waiting:
+            for answer in self.sites.ask(shared, asked):
+                if isinstance(answer, Failure) and answer.again:
+                    self.fault(answer)
+                    continue
+                waiting.answered(answer.site)
                 answers.append(answer if isinstance(answer, Failure) else checked(answer))
         answers.sort(key=lambda answer: answer.site)
         failures = [answer for answer in answers if isinstance(answer, Failure)]
@@ -77,6 +83,11 @@ class Orders:
             facts = f"{first.site} failed to {first.task} in round {first.round} ({first.kind}: {first.reason})"
             raise CannotContinue(f"{facts}; faults.on_failure is stop")
         return {answer.site: answer for answer in answers if isinstance(answer, Reply)}, failures
+
+    def waiting(self, orders: Sequence[Order]) -> Waiting:
+        """Lets people see who is waited for."""
+        task, number = (orders[0].task, orders[0].round) if orders else ("", 0)
+        return Waiting(self.record.folder, task, number, [order.site for order in orders], self.deadline_s)
 
     def fault(self, failure: Failure) -> None:
         """Something went wrong and the run made up for it: into the record, for people; no result depends on it."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import nan
 from pathlib import Path
 
-from server.durable import write_whole
+from durable import write_whole
 from server.federation import Federation
 from server.metrics import ResultMatrix, site_dice
 from server.orders import Orders

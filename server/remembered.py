@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.memory import Index, Memory
+from server.holdings import refusal
 from server.uniqueness import UniquenessIndex
 from strategies.base import Weights
 from wire import Reply
@@ -111,7 +112,10 @@ class Remembered:
         if numbers and numbers[0] > self.size:
             return f"its sketches have {numbers[0]} numbers; sketch.size is {self.size}"
         quota = self._asked.get(reply.site, 0)
-        return f"it sent {len(reply.ids)} sketches, and may keep {quota} samples" if len(reply.ids) > quota else None
+        if len(reply.ids) > quota:
+            return f"it sent {len(reply.ids)} sketches, and may keep {quota} samples"
+        length = next((len(mean_E) for _, mean_E in self._means.values()), None)  # also before there is anything in the index
+        return refusal(reply.ids, reply.sketches_NE, length, None)
 
     def _keep(self, reply: Reply) -> str | None:
         """The mean, and the sketches if all were centred alike: in a run's first round each site used its own mean."""
@@ -126,7 +130,7 @@ class Remembered:
         if mean_E is None or mean_E.shape != wanted or mean_E.dtype != np.float32:
             found = "missing" if mean_E is None else f"{mean_E.dtype} {list(mean_E.shape)}"
             return f"the mean feature is {found}, not float32 {list(wanted)}"
-        if not np.isfinite(mean_E).all() or float(np.linalg.norm(mean_E)) > LARGEST_MEAN:
+        if not np.isfinite(mean_E).all() or float(np.linalg.norm(mean_E.astype(np.float64))) > LARGEST_MEAN:
             return "the mean feature is no mean of unit vectors"
         return None
 

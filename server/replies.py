@@ -1,9 +1,13 @@
 """Whether a reply can be used: whatever a site sends, the run goes on."""
 
-from collections.abc import Callable, Mapping
-from reprlib import repr as short
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from facts import COUNTS, NAME, NAMES, NUMBER, SHARE, WHOLE, Kind, each, is_name, is_number, is_whole, named, short, why_odd
+from server.sites import one_line
+from strategies.base import Weights
 from wire import EVICTED_KEYS, PRIVACY_KEYS, ROW_KEYS, Failure, Reply
 
 RESERVED = {"event", "round", "site", "stage"}
@@ -11,69 +15,50 @@ RESERVED = {"event", "round", "site", "stage"}
 NEEDED = {"hello": {"tests"}, "train": {"memory"}, "evaluate": {"case", "class", "dice"}}
 """What a row must say, by task."""
 
-Kind = tuple[str, Callable[[Any], bool]]
-"""What a value has to be, in words and as a check."""
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63  # a longer one is no float
-
-
-def _is_whole(value: Any) -> bool:
-    return _is_integer(value) and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, float) or _is_integer(value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _each(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list | tuple) and all(map(check, value))
-
-
-def _named(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, Mapping) and all(map(_is_text, value)) and all(map(check, value.values()))
+ROLES = {"body", "norm", "head"}
+MOST_ROWS = 200_000
+"""Rows of one reply: 1000 test cases of 100 classes make half as many."""
+MOST_SAMPLES = 1_000_000
+"""What one memory may say that it holds: the server makes room for as many numbers."""
+MOST_CLASSES = 1024
+"""Classes of one site: each is a row of the head at every site."""
+LARGEST = 1e12
+"""Of a tensor's numbers: no network that works has any such; their squares, summed over many sites and rounds, stay far from
+the end of float32, so no update can turn the merged model, or what a merge remembers, into infinity or NaN."""
 
 
 def _is_evicted(value: Any) -> bool:
     """A sample let go, as wire.EVICTED_KEYS: what is said of it goes into the record."""
-    kinds = {"id": _is_text, "arrived": _is_whole, "visits": _is_whole}
+    kinds = {"id": is_name, "arrived": is_whole, "visits": is_whole}
     if not isinstance(value, Mapping) or not kinds.keys() <= value.keys() <= {*EVICTED_KEYS}:
         return False
-    optional = {"twin": lambda twin: twin is None or _is_text(twin), "uniqueness": _is_number, "similarity": _is_number}
+    optional = {"twin": lambda twin: twin is None or is_name(twin), "uniqueness": is_number, "similarity": is_number}
     return all(check(value[name]) for name, check in (kinds | optional).items() if name in value)
 
-
-WHOLE: Kind = ("a whole number from 0", _is_whole)
-NUMBER: Kind = ("a number or null", _is_number)
-TEXT: Kind = ("text", _is_text)
-COUNTS: Kind = ("whole numbers by name", _named(_is_whole))
 
 ENVELOPE: dict[str, Kind] = {
     "draws": WHOLE,
     "new_cases": WHOLE,
-    "ids": ("a list of names", _each(_is_text)),
-    "classes": ("a list of names", _each(_is_text)),
-    "roles": ("names by tensor", _named(_is_text)),
+    "ids": NAMES,
+    "classes": ("a list of names", each(is_name, MOST_CLASSES)),
+    "roles": ("names by tensor", named(is_name)),
 }
 ROWS: dict[str, dict[str, Kind]] = {
     "hello": {"tests": WHOLE},
     "train": {
-        **dict.fromkeys(("memory", "budget", "steps", "planned", "dropped", "new_cases", "stream_left"), WHOLE),
+        "memory": (f"a whole number from 0 to {MOST_SAMPLES}", lambda value: is_whole(value) and value <= MOST_SAMPLES),
+        **dict.fromkeys(("budget", "steps", "planned", "dropped", "new_cases", "stream_left"), WHOLE),
         **dict.fromkeys(("micro_batch", "restored"), WHOLE),
         **dict.fromkeys(("loss_sum", "loss_weight", "seconds", "saving"), NUMBER),
         **dict.fromkeys(("memory_classes", "memory_domains"), COUNTS),
-        "memory_arrived": ("a list of whole numbers", _each(_is_whole)),
-        "evicted": ("a list of samples let go", _each(_is_evicted)),
+        "memory_arrived": ("a list of whole numbers", each(is_whole)),
+        "evicted": ("a list of samples let go", each(_is_evicted)),
         **dict.fromkeys(PRIVACY_KEYS, NUMBER),
     },
     "evaluate": {
-        **dict.fromkeys(("case", "class"), TEXT),
-        **dict.fromkeys(("dice", "dice.all", "iou", "hd95", "nsd"), NUMBER),
+        **dict.fromkeys(("case", "class"), NAME),
+        **dict.fromkeys(("dice", "dice.all", "iou", "nsd"), SHARE),
+        "hd95": NUMBER,
         "voxels": WHOLE,
     },
 }
@@ -82,18 +67,46 @@ ROWS: dict[str, dict[str, Kind]] = {
 
 def why_incomplete(reply: Reply) -> str | None:
     """What a reply of its task must say and does not, or says oddly, in words; None if nothing is amiss."""
-    if odd := _why_odd(vars(reply), ENVELOPE):
+    if odd := why_odd(vars(reply), ENVELOPE):
         return odd
+    if len(reply.rows) > MOST_ROWS:
+        return f"it has {len(reply.rows)} rows; {MOST_ROWS} are the most"
     if reply.task in ("hello", "train") and len(reply.rows) != 1:
         return f"it has {len(reply.rows)} rows of facts, not one"
     for row in reply.rows:
         if odd := _why_no_row(row, reply.task):
             return odd
-    return "it holds no weights" if reply.task == "init" and not reply.weights else None
+    return _why_no_model(reply) if reply.task == "init" else None
+
+
+def _why_no_model(reply: Reply) -> str | None:
+    """Why the first weights are no model to begin with."""
+    if not reply.weights:
+        return "it holds no weights"
+    if odd := sorted(reply.weights.keys() ^ reply.roles.keys()):
+        return f"its roles are not its tensors': {odd[0]} is {'unknown' if odd[0] in reply.roles else 'missing'}"
+    for name, role in reply.roles.items():
+        if role not in ROLES:
+            return f"{name} is a {role!r}, not one of {', '.join(sorted(ROLES))}"
+        if role == "head" and not reply.weights[name].ndim:
+            return f"{name} is a single number, not the rows of a head"
+        if reply.weights[name].dtype.kind != "f":
+            return f"{name} is {reply.weights[name].dtype}, not of floats"
+        if not np.isfinite(reply.weights[name]).all():
+            return f"{name} is not finite"
+    return why_too_large(reply.weights)
+
+
+def why_too_large(tensors: Weights) -> str | None:
+    """Why numbers are too large to be added up, in words; None if they are not."""
+    for name, tensor in tensors.items():
+        if tensor.size and max(float(tensor.max()), -float(tensor.min())) > LARGEST:
+            return f"{name} has numbers above {LARGEST:g}"
+    return None
 
 
 def _why_no_row(row: Any, task: str) -> str | None:
-    if not isinstance(row, dict) or not all(map(_is_text, row)):
+    if not isinstance(row, dict) or not all(map(is_name, row)):
         return f"{short(row)} is no row of facts"
     if missing := sorted(NEEDED.get(task, set()) - set(row)):
         return f"its rows do not say {missing[0]!r}"
@@ -101,16 +114,9 @@ def _why_no_row(row: Any, task: str) -> str | None:
         return f"its rows say {taken[0]!r}, which is the server's to say"
     if odd := sorted(set(row) - ROW_KEYS[task]):  # type: ignore[index]  # a task that was asked
         return f"its rows say {short(odd[0])}, which wire.py does not list"
-    return _why_odd(row, ROWS.get(task, {}))
-
-
-def _why_odd(facts: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str | None:
-    for name, (words, check) in kinds.items():
-        if name in facts and not check(facts[name]):
-            return f"its {name!r} is {short(facts[name])}, not {words}"
-    return None
+    return why_odd(row, ROWS.get(task, {}))
 
 
 def invalid(reply: Reply, reason: str) -> Failure:
     """What a reply that cannot be used becomes."""
-    return Failure(site=reply.site, round=reply.round, task=reply.task, kind="invalid", reason=reason)
+    return Failure(site=reply.site, round=reply.round, task=reply.task, kind="invalid", reason=one_line(reason))

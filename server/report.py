@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from server.cases_section import cases
 from server.classes import class_dice
 from server.digest import Digest, read_record, read_run
+from server.events import PHASES
 from server.faults_section import went_wrong
 from server.figures import (
     dice_over_stages,
@@ -18,14 +20,10 @@ from server.figures import (
 from server.headline import headline
 from server.memory_section import MEMORY
 from server.metrics import MEANINGS, START, Measured, mean
-from server.page import duration, embed, number, page, size, table, text
+from server.page import duration, embed, number, page, size, swatch, table, text
 from server.palette import class_colours, site_colours
-from server.slices import Slices, find_slices, read_slices, slice_figure
 
 __all__ = ["read_record", "write_report"]
-
-SLICES_ROOM = 1_800_000
-"""Characters of embedded slices at most: the page stays under 3 MB."""
 
 
 def write_report(folder: Path, uncertainty: dict[str, dict[str, int]] | None = None) -> Path:
@@ -81,13 +79,13 @@ def own_models(run: Digest) -> str:
         return ""
     tints = site_colours(run)
     rows = [
-        [f"{_swatch(tints[site])}{text(site)}", number(shared[site]), number(dice), number(dice - shared[site], sign=True)]
+        [f"{swatch(tints[site])}{text(site)}", number(shared[site]), number(dice), number(dice - shared[site], sign=True)]
         for site, dice in own.items()
     ]
     steps = (run.run.get("strategy") or {}).get("personalise")
     note = f"Each site tuned the last model to its own memory ({text(steps)} steps); the tuned model stays with it."
     header = ["site", "shared model", "own model", "gain"]
-    table_of_sites = table(header, [*rows, _means(own, shared)] if len(own) > 1 else rows, range(1, 4))
+    table_of_sites = table(header, rows, range(1, 4), _means(own, shared) if len(own) > 1 else ())
     return _section("Own models", f'<p class="soft">{note} Dice on the site\'s test cases.</p>{table_of_sites}')
 
 
@@ -107,7 +105,7 @@ def classes(run: Digest) -> str:
     for name in (name for name in run.classes if name in dice):
         average = mean(cell.value for cell in dice[name].values())
         cells = [_with_count(dice[name][site]) if site in dice[name] else "" for site in sites]
-        lines.append([f"{_swatch(class_colours(run)[name])}{text(name)}", *cells, f"<b>{number(average.value)}</b>"])
+        lines.append([f"{swatch(class_colours(run)[name])}{text(name)}", *cells, f"<b>{number(average.value)}</b>"])
     stage = rows[-1]["stage"]
     when = "before training" if stage == START else f"after stage {text(stage)}"
     which = "over the test cases whose label has the class (how many: in brackets); empty: the site does not annotate it"
@@ -129,35 +127,11 @@ def training(run: Digest) -> str:
     return _section("Training", embed(loss_over_rounds(run.trains, site_colours(run)), "Training loss", note))
 
 
-def slices(run: Digest) -> str:
-    cards: list[str] = []
-    notes: list[str] = []
-    room = SLICES_ROOM
-    paths = find_slices(run.folder, list(run.sites) or list(run.matrix.sites))
-    for path in paths:
-        try:
-            card = _card(read_slices(path), class_colours(run))
-        except ValueError as error:
-            notes.append(f'<p class="soft">{text(error)}</p>')
-            continue
-        room -= len(card)
-        if room < 0:
-            notes.append(f'<p class="soft">{len(cards)} of {len(paths)} cases are shown.</p>')
-            break
-        cards.append(card)
-    if not cards and not notes:
-        return ""
-    about = (
-        "Planes through the middle of the label; the patient's right is on the right. Beside a class: its Dice in the volume."
-    )
-    return _section("Test cases", f'<p class="soft">{about}</p><div class="cases">{"".join(cards)}</div>{"".join(notes)}')
-
-
 def metrics(run: Digest) -> str:
     if not run.metrics:
         return ""
     rows = [
-        [f"<code>{text(name)}</code>", number(value, 2 if name == "hd95" else 4), str(cells), text(MEANINGS.get(name, ""))]
+        [f"<code>{text(name)}</code>", number(value, 2 if name == "hd95" else 4), text(cells), text(MEANINGS.get(name, ""))]
         for name, (value, cells) in run.metrics.items()
     ]
     note = "" if run.end else '<p class="soft">So far: the run is unfinished.</p>'
@@ -167,8 +141,7 @@ def metrics(run: Digest) -> str:
 def provenance(run: Digest) -> str:
     versions = ", ".join(f"{text(name)} {text(version)}" for name, version in (run.run.get("versions") or {}).items())
     end = run.end or {}
-    phases = ("training", "evaluating", "personalising", "merging", "saving")
-    spent = ", ".join(f"{phase} {duration(end[key])}" for phase in phases if (key := f"seconds_{phase}") in end)
+    spent = ", ".join(f"{phase} {duration(end[key])}" for phase in PHASES if (key := f"seconds_{phase}") in end)
     parts = [
         f"<p>To run it again:</p><pre>python run_sim.py run {text(run.folder)}/config.yaml</pre>",
         f"<p>Versions: {versions}.</p>" if versions else "",
@@ -187,7 +160,7 @@ SECTIONS: tuple[Callable[[Digest], str], ...] = (
     own_models,
     memory,
     training,
-    slices,
+    cases,
     metrics,
     went_wrong,
     provenance,
@@ -204,7 +177,7 @@ def _site_line(run: Digest, site: str) -> list[str]:
     """A row of the table of sites."""
     row, rows = run.sites[site], [row for row in run.trains if row["site"] == site]
     draws, steps, down, up = (sum(row.get(key) or 0 for row in rows) for key in ("draws", "steps", "bytes_down", "bytes_up"))
-    name = f"{_swatch(site_colours(run)[site])}{text(site)}{' (extra client)' if row.get('extra') else ''}"
+    name = f"{swatch(site_colours(run)[site])}{text(site)}{' (extra client)' if row.get('extra') else ''}"
     names = ", ".join(text(name) for name in row.get("classes") or ())
     return [name, names, text(row.get("cases", "–")), text(row.get("tests", "–")), str(draws), str(steps), size(down), size(up)]
 
@@ -216,20 +189,5 @@ def _means(own: Mapping[str, float], shared: Mapping[str, float]) -> list[str]:
     return [f"<b>{cell}</b>" for cell in ("mean", number(before.value), number(after.value), number(gain.value, sign=True))]
 
 
-def _card(slices: Slices, tints: dict[str, str]) -> str:
-    """A test case: its three planes, and the Dice of each class."""
-    keys = [
-        f'<span class="key">{_swatch(tints.get(name, "#BBBBBB"))}{text(name)} {number(dice)}</span>'
-        for name, dice in zip(slices.classes, slices.dice, strict=False)
-    ]
-    caption = f"<b>{text(slices.site)}</b>, case {text(slices.case)}, {text(slices.when)}<br>{' '.join(keys)}"
-    alt = f"Test case {slices.case} of {slices.site}: image, label and prediction"
-    return embed(slice_figure(slices, tints), alt, caption, pixels=True)
-
-
 def _with_count(cell: Measured) -> str:
     return f'{number(cell.value)} <span class="soft">({cell.cells})</span>' if cell.cells else "–"
-
-
-def _swatch(tint: str) -> str:
-    return f'<span class="swatch" style="background:{tint}"></span>'

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from server.durable import write_whole
+from durable import write_whole
 
 SECRET = "secret"
 """The file in the run's folder. Who has it and the run's models can take the noise off: it is not passed on with results."""

@@ -1,17 +1,20 @@
 """The narrow waist: what the server needs of an engine, and the same over any Flower grid (Ray actors or real hospitals)."""
 
+import logging
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Protocol
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 import packing
+from configs.site import is_site_name
+from server.waiting import Reminder, clock, named
 from strategies.base import Weights
 from wire import Failure, FailureKind, Order, Reply
 
@@ -27,6 +30,10 @@ KINDS: dict[int, FailureKind] = {
 }
 """Flower's error codes in our words; any other code is `lost`."""
 
+AGAIN = 100
+"""Higher by this: it happened, and the order is under way again (a simulation's grid says so; no code of Flower's)."""
+
+LOG = logging.getLogger("sitestream")
 LONGEST = 300
 """Characters of a failure's reason."""
 
@@ -38,21 +45,31 @@ class Sites(Protocol):
         """Names of the sites that could be asked now."""
 
     def ask(self, shared: Weights, orders: Iterable[Order]) -> Iterator[Reply | Failure]:
-        """One answer per order, as they come: never raises because of a site, never holds all replies at once."""
+        """One answer per order, as they come: never raises because of a site, never holds all replies at once.
+
+        Before its answer, failures that say `again` may tell what happened to an order on the way.
+        """
 
 
 class GridSites:
     """Sites behind a Flower grid.
 
-    A site is known by the name that the administrator gave its node, never by what its reply says.
+    A site is known by the name that the administrator gave its node, never by what its reply says. A node whose name is no
+    site's is left alone: names become file names.
 
     Args:
         deadline_s: seconds from the orders' departure after which a site without an answer is late; inf: the grid decides.
         pause_s: seconds between two looks for replies when there was none; 0 for a grid that waits by itself.
+        max_reply_mb: a larger reply (10^6 bytes) is invalid, unread.
+        watch_s: seconds of silence after which the log says who is being waited for.
     """
 
-    def __init__(self, grid: Grid, *, deadline_s: float, pause_s: float) -> None:
+    def __init__(
+        self, grid: Grid, *, deadline_s: float, pause_s: float, max_reply_mb: float = math.inf, watch_s: float = 60.0
+    ) -> None:
         self.grid, self.deadline_s, self.pause_s = grid, deadline_s, pause_s
+        self.max_reply_mb, self.watch_s = max_reply_mb, watch_s
+        self._strange: set[str] = set()
 
     def connected(self) -> set[str]:
         """Names of the nodes there are now: none, for some seconds, when the server starts."""
@@ -62,17 +79,28 @@ class GridSites:
         """Send the orders, the shared weights packed once, and yield each answer when it comes."""
         waiting, failures = self._push(packing.pack_weights(shared), orders)
         yield from failures
-        end = time.monotonic() + self.deadline_s
-        while waiting and time.monotonic() < end:
+        began = heard = time.monotonic()
+        reminder = Reminder(self.watch_s)
+        while waiting and (left := began + self.deadline_s - time.monotonic()) > 0:
             before = len(waiting)
-            yield from self._pull(waiting)
+            for answer in self._pull(waiting):
+                yield answer
+                del answer
+                heard = time.monotonic()
+            if reminder.due(time.monotonic() - heard):
+                LOG.warning(_still_waiting(waiting, left))
             if len(waiting) == before:
-                time.sleep(max(0.0, min(self.pause_s, end - time.monotonic())))
+                time.sleep(max(0.0, min(self.pause_s, left)))
         for order in waiting.values():
             yield _failure(order, "late", f"no answer within {self.deadline_s:g} s")
 
     def _nodes(self) -> dict[str, int]:
-        return {node.name: node.node_id for node in self.grid.get_nodes() if node.name}
+        nodes = {node.name: node.node_id for node in self.grid.get_nodes() if node.name}
+        strange = {name for name in nodes if not is_site_name(name)}
+        for name in sorted(strange - self._strange):
+            LOG.warning("the node %r is ignored: its name is no site name (letters, digits, '-' and '_')", name)
+        self._strange |= strange
+        return {name: node for name, node in nodes.items() if name not in strange}
 
     def _push(self, record: ArrayRecord, orders: Iterable[Order]) -> tuple[dict[str, Order], list[Failure]]:
         """Orders by message id, and those that could not be sent.
@@ -103,27 +131,53 @@ class GridSites:
     def _pull(self, waiting: dict[str, Order]) -> Iterator[Reply | Failure]:
         """What has come; an order answered leaves `waiting`. References are dropped before the next one is fetched."""
         for message in self.grid.pull_messages(list(waiting)):
-            order = waiting.pop(message.metadata.reply_to_message_id, None)
-            answer = None if order is None else _answer(order, message)
+            key = message.metadata.reply_to_message_id
+            answer = self._read(waiting[key], message) if key in waiting else None
             del message
             if answer is not None:
+                if not (isinstance(answer, Failure) and answer.again):
+                    del waiting[key]
                 yield answer
             del answer
 
+    def _read(self, order: Order, message: Message) -> Reply | Failure:
+        if message.has_error():
+            again, code = divmod(message.error.code, AGAIN)
+            reason = message.error.reason or f"Flower's error {code}"
+            return replace(_failure(order, KINDS.get(code, "lost"), reason), again=again == 1)
+        if (mb := _bytes(message.content) / 1e6) > self.max_reply_mb:
+            return _failure(order, "invalid", f"the reply is {mb:.0f} MB; wire.max_reply_mb is {self.max_reply_mb:g}")
+        try:
+            reply = packing.unpack_reply(message.content)
+        except Exception as error:  # whatever a site sends, the round goes on
+            return _failure(order, "invalid", f"the reply cannot be read: {error}")
+        for name in ("run", "round", "task", "site"):
+            if getattr(reply, name) != getattr(order, name):
+                told, asked = getattr(reply, name), getattr(order, name)
+                return _failure(order, "invalid", f"the reply says {name} {told!r}, the order {asked!r}")
+        return reply
 
-def _answer(order: Order, message: Message) -> Reply | Failure:
-    if message.has_error():
-        error = message.error
-        return _failure(order, KINDS.get(error.code, "lost"), error.reason or f"Flower's error {error.code}")
-    try:
-        reply = packing.unpack_reply(message.content)
-    except Exception as error:  # whatever a site sends, the round goes on
-        return _failure(order, "invalid", f"the reply cannot be read: {error}")
-    for name in ("run", "round", "task", "site"):
-        if getattr(reply, name) != getattr(order, name):
-            told, asked = getattr(reply, name), getattr(order, name)
-            return _failure(order, "invalid", f"the reply says {name} {told!r}, the order {asked!r}")
-    return reply
+
+def _still_waiting(waiting: Mapping[str, Order], left_s: float) -> str:
+    order = next(iter(waiting.values()))
+    deadline = f"; deadline in {clock(left_s)}" if math.isfinite(left_s) else ""
+    sites = named(sorted(order.site for order in waiting.values()))
+    return f"round {order.round}: still waiting for {sites} ({order.task}{deadline})"
+
+
+def _bytes(content: RecordDict) -> int:
+    """Bytes of the arrays and texts of a message, without reading them."""
+    # not content.array_records: that ties the message into a cycle, and tensors live on
+    arrays = [array for record in content.values() if isinstance(record, ArrayRecord) for array in record.values()]
+    others = [value for record in content.values() if not isinstance(record, ArrayRecord) for value in record.values()]
+    return sum(len(array.data) for array in arrays) + sum(map(_length, others))
+
+
+def _length(value: object) -> int:
+    """Bytes of a text, or of a list of texts and numbers."""
+    if isinstance(value, list):
+        return sum(map(_length, value))
+    return len(value) if isinstance(value, str | bytes) else 8
 
 
 def _failure(order: Order, kind: FailureKind, reason: str) -> Failure:

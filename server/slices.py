@@ -10,6 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from facts import is_name
+
+LARGEST = 2**30
+"""Bytes of one case, unpacked: 270 million voxels."""
+PLAIN = "#BBBBBB"
+"""The colour of a class that has none of its own."""
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 
 
@@ -34,7 +40,8 @@ class Slices:
 
 def find_slices(folder: Path, sites: Sequence[str]) -> list[Path]:
     """Slice files of a run's folder, the first of every site before the second of any."""
-    files = [(site, path) for site in sites for path in sorted((folder / "sites" / site / "slices").glob("*.npz"))]
+    inside = [site for site in sites if Path(site).name == site != ".."]  # a record's names are not to lead elsewhere
+    files = [(site, path) for site in inside for path in sorted((folder / "sites" / site / "slices").glob("*.npz"))]
     rank = {path: sum(other == site for other, _ in files[:i]) for i, (site, path) in enumerate(files)}
     return sorted(rank, key=lambda path: rank[path])
 
@@ -43,6 +50,8 @@ def read_slices(path: Path) -> Slices:
     """A slice file, which lies at <site>/slices/<case>.npz. Raises ValueError if it is none, or is damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            if sum(part.file_size for part in held.zip.infolist()) > LARGEST:
+                raise ValueError(f"it unpacks to more than {LARGEST // 2**20} MB")
             x_mm, y_mm, z_mm = (float(mm) for mm in held["spacing"])
             slices = Slices(
                 site=path.parent.parent.name,
@@ -56,10 +65,23 @@ def read_slices(path: Path) -> Slices:
                 dice=tuple(float(value) for value in held["dice"]),
             )
     except Exception as error:  # a damaged archive raises whatever zipfile, zlib and numpy come upon
-        raise ValueError(f"{path.name}: no slices of a case ({error})") from None
+        raise ValueError(f"{path.name}: no slices of a case ({' '.join(str(error).split())[:200]})") from None
     if not slices.image_XYZ.shape == slices.label_XYZ.shape == slices.prediction_XYZ.shape or slices.image_XYZ.ndim != 3:
         raise ValueError(f"{path.name}: image, label and prediction differ in shape")
+    if odd := _why_odd(slices):
+        raise ValueError(f"{path.name}: {odd}")
     return slices
+
+
+def _why_odd(slices: Slices) -> str | None:
+    """Why planes through a volume cannot be shown, in words; None if they can."""
+    if not slices.image_XYZ.size or not np.isfinite(slices.image_XYZ).all():
+        return "the image holds no finite voxels"
+    if any(mask.dtype != np.uint8 for mask in (slices.label_XYZ, slices.prediction_XYZ)):
+        return "label and prediction must be bits of classes"
+    if not all(1e-3 < mm < 1e3 for mm in slices.spacing):
+        return f"the spacing {slices.spacing} is none"
+    return None if all(map(is_name, (slices.case, slices.when, *slices.classes))) else "its names are none"
 
 
 def centre(label_XYZ: NDArray[np.uint8]) -> tuple[int, int, int]:
@@ -79,26 +101,32 @@ def centre(label_XYZ: NDArray[np.uint8]) -> tuple[int, int, int]:
 def slice_figure(slices: Slices, tints: Mapping[str, str]) -> Figure:
     """Rows: axial, coronal, sagittal through the label's centre. Columns: image, label, prediction."""
     at = centre(slices.label_XYZ if slices.label_XYZ.any() else slices.prediction_XYZ)
-    tall = [_height(slices, axis) for _, axis in PLANES]
+    tall = [height(slices, axis) for _, axis in PLANES]
     figure = Figure(figsize=(5.4, 1.75 * sum(tall) + 0.3), layout="constrained", facecolor="none")
     grid = figure.subplots(3, 3, gridspec_kw={"height_ratios": tall}, squeeze=False)
-    low, high = np.nanpercentile(slices.image_XYZ, [0.5, 99.5])
-    for (plane, axis), row in zip(PLANES, grid, strict=True):
+    shades = window(slices)
+    for (name, axis), row in zip(PLANES, grid, strict=True):
         columns = (("image", None), ("label", slices.label_XYZ), ("prediction", slices.prediction_XYZ))
         for axes, (title, mask_XYZ) in zip(row, columns, strict=True):
-            _grey(axes, _plane(slices.image_XYZ, axis, at), (low, max(high, low + 1e-6)), _aspect(slices, axis))
+            _grey(axes, plane(slices.image_XYZ, axis, at[axis]), shades, _aspect(slices, axis))
             if mask_XYZ is not None:
-                _paint(axes, _plane(mask_XYZ, axis, at), [tints.get(name, "#BBBBBB") for name in slices.classes])
+                _paint(axes, plane(mask_XYZ, axis, at[axis]), [tints.get(name, PLAIN) for name in slices.classes])
             if axis == PLANES[0][1]:
                 axes.set_title(title, size=10)
-        row[0].set_ylabel(plane, size=9)
+        row[0].set_ylabel(name, size=9)
     return figure
 
 
-def _plane(volume_XYZ: NDArray[Any], axis: int, at: tuple[int, int, int]) -> NDArray[Any]:
-    """A plane, rows upwards: x or y to the right, y or z up."""
-    plane: NDArray[Any] = volume_XYZ.take(at[axis], axis=axis).T
-    return plane
+def plane(volume_XYZ: NDArray[Any], axis: int, at: int) -> NDArray[Any]:
+    """A plane across an axis, rows upwards: x or y to the right, y or z up."""
+    across: NDArray[Any] = volume_XYZ.take(at, axis=axis).T
+    return across
+
+
+def window(slices: Slices) -> tuple[float, float]:
+    """What is shown black and what is shown white."""
+    low, high = np.nanpercentile(slices.image_XYZ, [0.5, 99.5])
+    return float(low), float(max(high, low + 1e-6))
 
 
 def _aspect(slices: Slices, axis: int) -> float:
@@ -106,8 +134,8 @@ def _aspect(slices: Slices, axis: int) -> float:
     return up / across
 
 
-def _height(slices: Slices, axis: int) -> float:
-    """Height over width in millimetres, within what fits a page."""
+def height(slices: Slices, axis: int) -> float:
+    """Height over width of a plane in millimetres, within what fits a page."""
     across, up = (slices.image_XYZ.shape[other] for other in range(3) if other != axis)
     return float(np.clip(up / across * _aspect(slices, axis), 0.4, 1.8))
 

@@ -70,7 +70,8 @@ class Turn:
         train = self.run.train
         replay = {order.site: train.replay_steps if order.replay is None else order.replay for order in orders}
         most = {site: train.sampling_rate * federation.known[site].cases + steps for site, steps in replay.items()}
-        limits = {site: Limits(frozenset(federation.known[site].classes), train.batch * n) for site, n in most.items()}
+        annotated = {site: frozenset(federation.known[site].classes) for site in most}
+        limits = {o.site: Limits(annotated[o.site], train.batch * most[o.site], o.quota) for o in orders}
         facts = (federation.state.weights, federation.roles, federation.classes, self.strategy.share.home)
         return Door(*facts, self.run.wire, spool, limits, self.strategy.half, train.clip)
 

@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
 from compress import decode
 from configs.strategy import Wire
-from server.replies import invalid
+from server.replies import invalid, why_too_large
 from server.spool import Spool
 from strategies.base import Half, Weights
 from wire import Failure, Reply
-
-LARGEST = 1e12
-"""Of what is said beside the weights: sums over many sites and rounds stay far from the end of float32."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +22,17 @@ class Limits:
     """What it annotates, as it said when it came: whose head rows it may change."""
     draws: int
     """The most that its order and its stream allow: more would make it the whole model."""
+    memory: float = inf
+    """The most samples that it was asked to keep."""
 
     def why_not(self, reply: Reply) -> str | None:
         """Why a reply goes past them, in words; None if it does not."""
         if frozenset(reply.classes) != self.classes:
             return f"it annotates {', '.join(reply.classes)}; when it came it said {', '.join(sorted(self.classes))}"
-        return f"it says {reply.draws} draws; {self.draws} are possible" if reply.draws > self.draws else None
+        if reply.draws > self.draws:
+            return f"it says {reply.draws} draws; {self.draws} are possible"
+        held = next((row["memory"] for row in reply.rows), 0)
+        return f"it says that it keeps {held} samples; it was asked to keep {self.memory:g}" if held > self.memory else None
 
 
 @dataclass
@@ -72,19 +75,11 @@ class Door:
         expected = {name: tensor for name, tensor in self.model.items() if self.roles.get(name) not in self.home}
         said = {name: tensor for name, tensor in expected.items() if name in extra}
         rows = len(self.classes)
-        if reason := why_unfit(weights, expected, self.roles, rows):
+        if reason := why_unfit(weights, expected, self.roles, rows) or why_too_large(weights):
             return reason
         reason = why_unfit(extra, said, self.roles, rows) or why_too_large(extra)
         reason = reason or (self.half.why_not(extra, self.clip) if self.half else "nobody asked for it" if extra else None)
         return reason and f"what it says beside its weights: {reason}"
-
-
-def why_too_large(extra: Weights) -> str | None:
-    """Why numbers are too large to be added up, in words; None if they are not."""
-    for name, tensor in extra.items():
-        if tensor.size and float(np.abs(tensor).max()) > LARGEST:
-            return f"{name} has numbers above {LARGEST:g}"
-    return None
 
 
 def why_unfit(update: Weights, model: Weights, roles: Mapping[str, str], rows: int) -> str | None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from configs.load import check_key
+
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 MEMORY_EXAMPLES = """examples:
   python run_sim.py memory runs/quickstart                     every site in one table, and the federation round by round
@@ -14,6 +16,26 @@ MEMORY_EXAMPLES = """examples:
 
 A run may be under way, stopped or finished. An uncertainty is low, middle or high by thirds of what all present sites hold.
 u: uniqueness, 1 - similarity to the nearest sample at another site, in [0, 1]; only in runs with an index (index.on).
+"""
+RESUME_EXAMPLES = """examples:
+  python run_sim.py resume runs/hippocampus                          after Ctrl-C, a crash, a power cut, or kill -9
+  python run_sim.py resume runs/hippocampus --engine local           in this process instead of on Ray: the same results
+  python run_sim.py resume runs/hippocampus --actors 8
+  python run_sim.py resume runs/hippocampus --allow train.lr=0.001   with another learning rate from here on, on purpose
+  python run_sim.py resume runs/hippocampus --allow memory.policy    with the policy that its config.yaml now names
+
+The results are those of a run that nothing stopped. A config.yaml that differs from the one with which the run began is
+refused, and the line names the keys; only engine.*, keep and name are free to change. What a run is made of (its seed, its
+network, a site's labels) cannot change at all. A run that is finished gets its report anew, and nothing is done twice.
+"""
+PREDICT_EXAMPLES = """examples:
+  python run_sim.py predict runs/quickstart/model.safetensors scan.nii.gz -o segmented
+  python run_sim.py predict model.safetensors monday/ tuesday/scan_7.nii -o segmented --device cuda:0
+  python run_sim.py predict model.safetensors scans/ -o segmented --each     one mask per class instead of one label map
+
+NAME.nii.gz has the grid of the image NAME. What its values mean, and which class lies over which, is in labels.json beside
+it. Images that have been done are left out, so the same command goes on where it was stopped. Exit code 3: some images
+failed (each is named); 2: all of them, or a mistake in what was asked.
 """
 
 
@@ -42,13 +64,16 @@ def read_arguments(given: Sequence[str], about: str | None, commands: Mapping[st
         sub.add_argument("config", type=Path, nargs="?", default=QUICKSTART, help="a YAML file (default: the quickstart)")
         _add_set(sub)
     run.add_argument("--out", type=Path, help="the run's folder (default: runs/<name>, numbered if that is taken)")
-    resume = command("resume", "go on with a run after its last finished round")
+    resume = command("resume", "go on with a run after its last finished round", RESUME_EXAMPLES)
     report = command("report", "write a run's report.html anew")
     memory = command("memory", "show what each site's memory holds, what was dropped and why", MEMORY_EXAMPLES)
     for sub in (resume, report, memory):
         sub.add_argument("folder", type=Path, help="a run's folder, e.g. runs/quickstart")
+    allow = "let this key of the config differ from here on, as --set writes it, or as config.yaml has it now; may be repeated"
+    resume.add_argument("--allow", action="append", default=[], metavar="a.b[=c]", help=allow)
     memory.add_argument("--site", metavar="NAME", help="one site's samples, one by one")
     memory.add_argument("--evictions", action="store_true", help="the log of dropped samples, newest last")
+    _add_predict(command("predict", "segment images with a model's file alone", PREDICT_EXAMPLES))
     for sub in (run, check, resume):
         sub.add_argument("--engine", choices=("local", "ray"), help="sites in this process, or on Ray actors")
         sub.add_argument("--actors", type=int, help="Ray actors at most (default: as many as there are cores)")
@@ -61,10 +86,31 @@ def edits(args: argparse.Namespace) -> list[str]:
     return [*args.set, *seed, *engine_edits(args)]
 
 
+def allowances(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """What --allow changes of the config, as `a.b=c`, and the keys that it lets differ.
+
+    Raises:
+        ValueError: a run has no such key.
+    """
+    keys = [text.partition("=")[0].strip() for text in args.allow]
+    for key in keys:
+        check_key(key)
+    return [text for text in args.allow if "=" in text], keys
+
+
 def engine_edits(args: argparse.Namespace) -> list[str]:
     """What --engine and --actors change of the config."""
     engine = [] if args.engine is None else [f"engine.name={args.engine}"]
     return engine + ([] if args.actors is None else [f"engine.actors={args.actors}"])
+
+
+def _add_predict(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", type=Path, metavar="MODEL", help="a run's model.safetensors; nothing else of the run is needed")
+    sub.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a .nii or .nii.gz file, or a folder of them")
+    sub.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder for the results")
+    sub.add_argument("--each", action="store_true", help="one binary mask per class, NAME_CLASS.nii.gz: overlaps are kept")
+    sub.add_argument("--overwrite", action="store_true", help="do images again whose results are there")
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: the first GPU if there is one)")
 
 
 def _add_set(sub: argparse.ArgumentParser) -> None:

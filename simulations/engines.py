@@ -2,32 +2,41 @@
 
 import hashlib
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
-from configs.load import dump_run
+from configs.load import load_run
 from configs.schema import Run
+from simulations.run_folder import ASKED_FILE as ASKED_FILE
+from simulations.run_folder import SITES_FILE
+from simulations.run_folder import write_run as write_run
 
-SITES_FILE = "simulated.yaml"
-"""The materialised run in the run's folder: what the simulated sites and their server read."""
 
-
-def simulate(run: Run, folder: Path) -> None:
+def simulate(run: Run, folder: Path, allow: Iterable[str] = ()) -> None:
     """Run, or go on with, what `folder` holds.
+
+    Args:
+        run: materialised.
+        folder: of this run alone; if it holds ASKED_FILE, the run is known by that.
+        allow: keys that may differ from the recipe with which the run began.
 
     Raises:
         server.loop.CannotContinue: a round could not be done; what came before it is saved.
+        ValueError: the recipe has changed.
     """
-    config = (folder / SITES_FILE).absolute()
-    config.write_text(dump_run(run), encoding="utf-8")
+    config, asked = (folder / SITES_FILE).absolute(), (folder / ASKED_FILE).absolute()
+    write_run(config, run)
+    asked = asked if asked.exists() else config
     folders = {name: (folder / "sites" / name).absolute() for name in run.sites}
     for name, place in folders.items():
         _give_secret(place, run.seed, name)
     if run.strategy.privacy:
         _give_secret(folder, run.seed, "")  # the server's; no site has an empty name
     if run.engine.name == "local":
-        _simulate_locally(run, folder, folders)
+        _simulate_locally(run, folder, folders, asked, allow)
     else:
-        _simulate_on_ray(run, folder, folders, config)
+        told = {"config": str(config), "asked": str(asked), "folder": str(folder.absolute()), "allow": " ".join(allow)}
+        _simulate_on_ray(run, folder, folders, {**told, "grid-waits": True})
 
 
 def _give_secret(place: Path, seed: int, site: str) -> None:
@@ -37,22 +46,23 @@ def _give_secret(place: Path, seed: int, site: str) -> None:
     (place / "progress.json").unlink(missing_ok=True)
 
 
-def _simulate_locally(run: Run, folder: Path, folders: dict[str, Path]) -> None:
+def _simulate_locally(run: Run, folder: Path, folders: dict[str, Path], asked: Path, allow: Iterable[str]) -> None:
     from server.conduct import conduct
     from simulations.local import LocalSites
 
-    conduct(LocalSites(run, folders), run, folder)
+    conduct(LocalSites(run, folders), run, folder, allow, load_run(asked))
 
 
-def _simulate_on_ray(run: Run, folder: Path, folders: dict[str, Path], config: Path) -> None:
+def _simulate_on_ray(run: Run, folder: Path, folders: dict[str, Path], told: dict[str, str | int | float | bool]) -> None:
     from server.app import serve
+    from server.orders import CannotContinue
+    from simulations.ray_cluster import RayStopped
     from simulations.ray_grid import Node, RayGrid
 
     nodes = [
         Node(name, {"site-name": name, "site-folder": str(place)}, run.sites[name].cpus, run.sites[name].gpus)
         for name, place in folders.items()
     ]
-    told: dict[str, str | int | float | bool] = {"config": str(config), "folder": str(folder.absolute()), "grid-waits": True}
     logging.getLogger("flwr").setLevel(logging.WARNING)
     engine = run.engine
     grid = RayGrid(
@@ -64,5 +74,8 @@ def _simulate_on_ray(run: Run, folder: Path, folders: dict[str, Path], config: P
         log=folder / "log.txt",
         run_config=told,
     )
-    with grid:
-        serve(grid, told)
+    try:
+        with grid:
+            serve(grid, told)
+    except RayStopped as error:
+        raise CannotContinue(str(error)) from None

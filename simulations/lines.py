@@ -6,7 +6,7 @@ from typing import Any
 from simulations.watch import real
 
 PRESENCE = {"arrive": "arrives", "pause": "pauses", "return": "returns", "leave": "leaves"}
-PART_OF_A_RESULT = ("case", "result", "failure")
+PART_OF_A_RESULT = ("case", "result", "failure", "fault")
 
 
 class Lines:
@@ -46,6 +46,10 @@ class Lines:
             elif kind == "failure":
                 failed = f"{event.get('site')} failed to {event.get('task')}"
                 yield f"{where}: {failed} ({event.get('kind')}): {event.get('reason')}"
+            elif kind == "fault":
+                yield ": ".join([*([where] if event.get("round") else []), *filter(None, map(event.get, ("site", "reason")))])
+            elif kind == "changed":
+                yield f"{event.get('key')} was {event.get('before')} and is {event.get('after')} from here on"
             elif kind == "round":
                 yield self._round(event)
             elif kind == "result":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from clients.work import Site
 from configs.schema import Run
+from server.sites import one_line
 from wire import Failure, Order, Reply, Weights, split_extra
 
 
@@ -23,8 +24,12 @@ class LocalSites:
         """Each order in turn; what a site raises becomes its Failure."""
         weights, extra = split_extra(shared)
         for order in orders:
-            try:
-                yield self._sites[order.site].answer(replace(order, extra=extra), weights)
-            except Exception as error:  # a site's fault must not end the run
-                reason = str(error) or type(error).__name__
-                yield Failure(site=order.site, round=order.round, task=order.task, kind="crashed", reason=reason)
+            yield self._answer(replace(order, extra=extra), weights)
+
+    def _answer(self, order: Order, weights: Weights) -> Reply | Failure:
+        try:
+            return self._sites[order.site].answer(order, weights)
+        except Exception as error:  # a site's fault must not end the run, and memory that ran out is one
+            words = "out of memory" if isinstance(error, MemoryError) else type(error).__name__
+            reason = one_line(str(error) or words)
+            return Failure(site=order.site, round=order.round, task=order.task, kind="crashed", reason=reason)

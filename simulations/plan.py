@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import ceil
 
 from clients import model
 from clients.data import SiteCases, site_cases
+from clients.labels import check_values
 from clients.objectives import make_objective
 from clients.prepare import prepare
 from clients.train import pick_device
@@ -16,6 +16,7 @@ from memory import make_policy
 from memory.policy import needs
 from server.arrivals import make_schedule
 from server.strategy import strategy_of
+from simulations.steps import site_steps
 from wire import Weights, size
 
 
@@ -77,7 +78,8 @@ def prepare_all(run: Run, said: Callable[[str, int, int], None] = lambda site, d
             raise ValueError(f"site {name!r}: no training case is left after the split")
         wanted = [*cases.train, *(cases.test if run.evaluate.on == "test" else cases.validation)]
         try:
-            for done, _ in enumerate(prepare(wanted, run.preprocess, cache_root()), 1):
+            for done, volume in enumerate(prepare(wanted, run.preprocess, cache_root()), 1):
+                check_values(volume.case, volume.counts, cases.values)
                 said(name, done, len(wanted))
         except ValueError as error:
             raise ValueError(f"site {name!r}: {error}") from None
@@ -97,7 +99,7 @@ def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
     for name in schedule.in_order(run.sites):
         rounds = tuple(r for r, there in present.items() if name in there)
         tests = cases[name].test if run.evaluate.on == "test" else cases[name].validation
-        steps = _steps(run, name, len(cases[name].train), len(rounds))
+        steps = site_steps(run, name, len(cases[name].train), len(rounds))
         sites.append(SitePlan(name, len(cases[name].train), len(tests), tuple(cases[name].labels), rounds, steps))
     for site in sites:
         if not site.rounds:
@@ -170,22 +172,6 @@ def index_bytes(run: Run, sites: int) -> int:
     held = run.memory.total // sites if run.memory.total else run.memory.budget
     e = run.sketch.size
     return held * (e + 16) + 4 * e + run.index.admit * e + 4 * e + held * (16 + 8)
-
-
-def _steps(run: Run, name: str, cases: int, rounds: int) -> int:
-    """Optimizer steps of a site over its rounds (fill_first not counted)."""
-    if not cases:
-        return 0
-    left, steps, batch = cases, 0, run.train.batch
-    for served in range(rounds):
-        portions = run.sites[name].arriving or ()
-        wanted = portions[served] if served < len(portions) else run.stream.cases_per_round
-        new = left if wanted is None else min(left, wanted)
-        full, rest = divmod(new, batch)
-        per_case = run.train.sampling_rate
-        steps += full * per_case + ceil(per_case * rest / batch) if new else run.train.replay_steps
-        left -= new
-    return steps
 
 
 def _stages(sites: list[SitePlan]) -> tuple[str, ...]:

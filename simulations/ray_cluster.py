@@ -18,6 +18,8 @@ import ray
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
+from simulations.interrupt import MARK, kill_started
+
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a site with `gpus: 0` may still see the GPU: its own `device` decides
@@ -25,11 +27,18 @@ QUIET = {
     "RAY_enable_worker_prestart": "0",  # else one idle process per core
     "RAY_prestart_worker_first_driver": "0",
     "RAY_worker_niceness": "0",  # else 15: a simulation would yield to anything else that runs
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "86400",  # else Ray ends us 60 s after its head, without a word
 }
+VITAL = {"gcs_server": "head", "raylet": "raylet"}
+"""Ray's processes without which nothing goes on, and what people call them."""
 STORE_BYTES = 2 * 1024**3
 """Largest size of the object store; it holds one copy of the weights and the replies not yet fetched, and spills to disk."""
 HOME = Path(__file__).resolve().parent.parent
 """Where our packages are: on the workers' path, whatever the working directory."""
+
+
+class RayStopped(RuntimeError):
+    """Ray is gone, and with it every actor; the message says why, in words."""
 
 
 @contextmanager
@@ -55,7 +64,23 @@ def cluster(address: str | None, cpus: int, gpus: bool, log: Path | None) -> Ite
         finally:
             with _unwarned():
                 ray.shutdown()
+            kill_started()  # what Ray was just about to start when it was interrupted
             _set_sigterm(meant)
+
+
+def check_alive() -> None:
+    """See whether the Ray that was started here still lives; takes microseconds.
+
+    Ask before everything that goes into the object store: without its raylet Ray ends this very process there, without a
+    word, and elsewhere it may wait for ever (2.55).
+
+    Raises:
+        RayStopped: one of its processes has died.
+    """
+    node = ray_worker._global_node
+    dead = {name for name, _ in node.dead_processes()} & VITAL.keys() if node else set()
+    if dead:
+        raise RayStopped(f"Ray stopped: its {' and its '.join(sorted(VITAL[name] for name in dead))} died")
 
 
 def cores() -> int:
@@ -101,6 +126,7 @@ class Shelf:
         """A reference to a copy in the store; we let go of it when the original is gone."""
         key = id(thing)
         if key not in self.references:
+            check_alive()
             original = weakref.ref(thing, lambda _: self.references.pop(key, None))
             self.references[key] = original, ray.put(thing)
         return self.references[key][1]
@@ -111,7 +137,7 @@ def _start(folder: str, cpus: int, gpus: bool) -> None:
     # usage statistics off). So for the moment of starting, home is the folder of the session; actors get theirs back.
     (Path(folder) / "ray_bootstrap_config.yaml").write_text("{}")
     alone = _swapped(ray_constants, "ENABLE_RAY_CLUSTER", False)  # read from the environment when ray was imported; see QUIET
-    with _environment({**QUIET, "HOME": folder}), alone:
+    with _environment({**QUIET, "HOME": folder, MARK: str(os.getpid())}), alone:
         ray.init(
             "local",
             num_cpus=max(cpus, cores()),

@@ -6,31 +6,28 @@ when they die or hang; weights go into the object store once; replies are handed
 
 import math
 import os
-import sys
 import time
-import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, field
-from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
 import ray
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run  # internal, like the next: only Flower's runtimes can set an identity (1.41)
-from flwr.supercore.task_identity import TaskIdentity
+from flwr.supercore.run import Run  # internal, but a Grid cannot do without (1.41)
 from ray.exceptions import RayError
 
-from simulations.ray_cluster import Shelf, cluster, room, worker_environment
-from simulations.ray_pool import Job, Outcome, Pool, Problem, Size
+from server.sites import AGAIN
+from simulations.ray_cluster import Shelf, check_alive, cluster, room, worker_environment
+from simulations.ray_pool import Job, Outcome, Pool, Size
+from simulations.ray_worker import RUN, SERVER, Worker, identify
 
-SERVER = RUN = 1  # our node id, and Flower's run id; the sites are nodes 2, 3, ...
-CODES = {"unloadable": 1, "raised": 2, "late": 4, "lost": 5, "crashed": 8}  # Flower's error code for each kind of problem
+CODES = {"unloadable": 1, "raised": 2, "late": 4, "lost": 5, "crashed": 8, "memory": 8}  # Flower's for each kind of problem
 WAIT_S = 1.0  # longest wait of one `pull_messages`
 SMALL_BYTES = 100_000  # records below this travel inside the message
 
@@ -45,11 +42,6 @@ class Node:
     gpus: float = 0.0
 
 
-def identify(run: int = RUN, node: int = SERVER) -> None:
-    """Give this process the identity without which Flower refuses to build a message."""
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run, node, 1
-
-
 class RayGrid(Grid):
     """Context manager: starts Ray on entry, stops it on exit, Ctrl-C included.
 
@@ -59,12 +51,14 @@ class RayGrid(Grid):
         actors: processes at most; None: as many as there is room for.
         address: a Ray cluster; None: this machine.
         deadline_s: seconds over one order before its actor is replaced (starting and importing do not count).
-        retries: how often an order is given again after its actor died or was late; an exception is not retried.
+        retries: how often an order is given again after its actor died, was late or ran out of memory; no other exception is
+            retried. Each time is news: an error message whose code is `AGAIN` higher.
         log: the file that gets what the actors and Ray print; None: nobody does.
         run_config: the app's `context.run_config`.
 
     Raises:
         ValueError: a name twice; on entry: a site wants more than the machine has, no cluster answers.
+        RayStopped: while orders are sent and answers awaited: Ray itself is gone.
     """
 
     def __init__(
@@ -88,7 +82,7 @@ class RayGrid(Grid):
         self._run = Run.create_empty(RUN)
         self._ids = count(1)
         self._orders: dict[str, Message] = {}
-        self._done: dict[str, Outcome] = {}
+        self._came: list[Outcome] = []
         self._shelf = Shelf()
 
     def __enter__(self) -> Self:
@@ -105,7 +99,7 @@ class RayGrid(Grid):
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
-        for table in (self._shelf.references, self._done, self._orders):
+        for table in (self._shelf.references, self._came, self._orders):
             table.clear()
 
     @property
@@ -137,11 +131,11 @@ class RayGrid(Grid):
         return [self._push(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        """Replies that are there, each fetched when it is asked for; waits up to a second if there is none."""
+        """Replies and news that are there, each fetched when it is asked for; waits up to a second if there is nothing."""
         wanted = set(message_ids)
-        self._advance(0.0 if wanted & self._done.keys() else WAIT_S)
-        while ready := next((i for i in self._done if i in wanted), None):
-            yield self._reply(ready)
+        self._advance(0.0 if any(outcome.job.id in wanted for outcome in self._came) else WAIT_S)
+        while (at := next((i for i, outcome in enumerate(self._came) if outcome.job.id in wanted), None)) is not None:
+            yield self._answer(self._came.pop(at))
             self._advance(0.0)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
@@ -151,8 +145,9 @@ class RayGrid(Grid):
         replies: list[Message] = []
         while waiting and time.monotonic() < end:
             for reply in self.pull_messages(waiting):
-                replies.append(reply)
-                waiting.discard(reply.metadata.reply_to_message_id)
+                if not (reply.has_error() and reply.error.code >= AGAIN):
+                    replies.append(reply)
+                    waiting.discard(reply.metadata.reply_to_message_id)
         return replies
 
     def _push(self, message: Message) -> str:
@@ -165,7 +160,7 @@ class RayGrid(Grid):
         self._orders[key] = order
         node = self.nodes.get(message.metadata.dst_node_id)
         if node is None:
-            self._done[key] = Outcome(Job(key, "", (0.0, 0.0), ()), None, ("lost", "there is no such node"))
+            self._came.append(Outcome(Job(key, "", (0.0, 0.0), ()), None, ("lost", "there is no such node")))
             return key
         args = (light, {**node.config, "site-name": node.name}, list(heavy), *map(self._shelf.put, heavy.values()))
         self._pool.submit(Job(key, node.name, (node.cpus, node.gpus), args))
@@ -173,16 +168,21 @@ class RayGrid(Grid):
 
     def _advance(self, timeout_s: float) -> None:
         for outcome in self._pool.advance(timeout_s):
-            self._done[outcome.job.id] = outcome
-            outcome.job.args = ()  # lets go of the references
+            self._came.append(outcome)
+            if not outcome.again:
+                outcome.job.args = ()  # lets go of the references
 
-    def _reply(self, key: str) -> Message:
-        outcome, order = self._done.pop(key), self._orders.pop(key)
-        problem = outcome.problem
+    def _answer(self, outcome: Outcome) -> Message:
+        """News of an order, or its reply."""
+        if outcome.again and outcome.problem:
+            kind, reason = outcome.problem
+            return Message(Error(AGAIN + CODES[kind], reason), reply_to=self._orders[outcome.job.id])
+        order, problem = self._orders.pop(outcome.job.id), outcome.problem
         if problem is None:
             try:
                 return Message(ray.get(outcome.content), reply_to=order)
-            except RayError:
+            except (RayError, OSError):  # an OSError: the store is gone
+                check_alive()
                 problem = "lost", "the reply was lost with the machine that held it"
         return Message(Error(CODES[problem[0]], problem[1]), reply_to=order)
 
@@ -197,53 +197,3 @@ class RayGrid(Grid):
 def _bytes(record: object) -> int:
     # `content.array_records` would sort the kinds too, but ties the content into a reference cycle
     return sum(len(array.data) for array in record.values()) if isinstance(record, ArrayRecord) else 0
-
-
-class Worker:
-    """The actor: one process that serves one order after another, of one site after another."""
-
-    def __init__(self, app: str, run_config: dict[str, Any], run: int, log: str) -> None:
-        with suppress(OSError):
-            os.setpgid(0, 0)  # so that Ctrl-C is the server's alone, and a kill takes our children too
-        with suppress(OSError):  # on another machine of a cluster there may be no such folder
-            file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            for stream in (1, 2):
-                os.dup2(file, stream)
-            os.close(file)
-        identify(run)
-        self.name, self.run_config = app, run_config
-        self.app: Any = None
-        self.problem: Problem | None = None
-
-    def ready(self) -> int:
-        """Import the app, which may take seconds; the process id."""
-        module, _, attribute = self.name.partition(":")
-        try:
-            self.app = getattr(import_module(module), attribute)
-        except Exception as error:
-            self.problem = "unloadable", f"the client app {self.name} cannot be loaded: {_words(error)}"
-        return os.getpid()
-
-    @ray.method(num_returns=2)
-    def answer(
-        self, message: Message, config: dict[str, Any], names: list[str], *records: ArrayRecord
-    ) -> tuple[Problem | None, RecordDict | None]:
-        """Call the app. (problem, content of the reply), one of them None; an exception does not end the process."""
-        if self.problem:
-            return self.problem, None
-        for name, record in zip(names, records, strict=True):
-            message.content[name] = record
-        told = message.metadata
-        try:
-            reply = self.app(message, Context(told.run_id, told.dst_node_id, config, RecordDict(), self.run_config))
-        except (Exception, SystemExit) as error:
-            return ("raised", _words(error)), None
-        finally:
-            sys.stdout.flush()
-        return (("raised", reply.error.reason or ""), None) if reply.has_error() else (None, reply.content)
-
-
-def _words(error: BaseException) -> str:
-    traceback.print_exception(error)  # into the log
-    sys.stderr.flush()
-    return f"{type(error).__name__}: {error}"

@@ -1,10 +1,8 @@
 """Orders on sticky Ray actors: who works on what, and what happens when an actor dies or hangs. Knows nothing of Flower.
 
-An actor answers `ready()` with its process id and `answer(*args)` with (problem, content); see `simulations.ray_grid`.
+An actor answers `ready()` with its process id, and `answer(short, *args)` with (problem, content): simulations/ray_worker.py.
 """
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,10 +12,13 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 
+from simulations.processes import ends, is_there, kill_group
+from simulations.ray_cluster import RayStopped, check_alive
+
 Size = tuple[float, float]
 """(CPU cores, GPUs) of an actor; sites of the same size share actors."""
 Problem = tuple[str, str]
-"""(raised | crashed | late, reason)."""
+"""(raised | memory | crashed | late, reason)."""
 
 START_S = 300.0
 """Seconds for an actor to start and import the client app."""
@@ -36,6 +37,8 @@ class Job:
     size: Size
     args: tuple[Any, ...]
     tries: int = 0
+    short: bool = False
+    """Whether memory ran out at the last try: the next is told, so that it makes do with less."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Outcome:
     job: Job
     content: Any = None
     problem: Problem | None = None
+    again: bool = False
+    """The job is in the queue again: news of it, not its end."""
 
 
 @dataclass(eq=False)
@@ -80,13 +85,20 @@ class Pool:
         self.queue.append(job)
 
     def advance(self, timeout_s: float) -> list[Outcome]:
-        """Give out work and collect what is done; waits up to `timeout_s` for something to happen."""
+        """Give out work and collect what is done; waits up to `timeout_s` for something to happen.
+
+        Raises:
+            RayStopped: Ray is gone, and nothing will ever be done.
+        """
+        check_alive()
+        self._let_go_of_the_dead()
         self._assign()
         watched = {actor.watch: actor for actor in self.actors if actor.watch is not None}
         if not watched:
             return []
         limit = min((self._time_left(actor) for actor in watched.values()), default=timeout_s)
         ray.wait(list(watched), num_returns=1, timeout=max(0.0, min(timeout_s, limit)))
+        check_alive()
         ready, _ = ray.wait(list(watched), num_returns=len(watched), timeout=0)
         outcomes = [outcome for ref in ready for outcome in self._collect(watched[ref])]
         for actor in [actor for actor in self.actors if actor.watch is not None and self._time_left(actor) <= 0]:
@@ -96,9 +108,23 @@ class Pool:
 
     def close(self) -> None:
         """Kill every actor."""
-        for actor in self.actors:
-            self._kill(actor)
+        try:
+            check_alive()
+        except RayStopped:  # nobody is there to ask, and nobody will see them off
+            for actor in self.actors:
+                if actor.pid:
+                    kill_group(actor.pid)
+        else:
+            for actor in self.actors:
+                self._kill(actor)
         self.actors.clear()
+
+    def _let_go_of_the_dead(self) -> None:
+        """An idle actor whose process was killed is no actor: no job's try is lost on it."""
+        dead = [actor for actor in self.actors if self.local and actor.pid and not actor.job and not is_there(actor.pid)]
+        for actor in dead:
+            self._kill(actor)
+            self.actors.remove(actor)
 
     def _assign(self) -> None:
         """Queued jobs to idle actors: first to those that served the site last, then to fresh ones, then to any."""
@@ -148,7 +174,7 @@ class Pool:
         self.queue.remove(job)
         job.tries += 1
         actor.job, actor.site, actor.since = job, job.site, time.monotonic()
-        actor.watch, actor.content = actor.handle.answer.remote(*job.args)
+        actor.watch, actor.content = actor.handle.answer.remote(job.short, *job.args)
 
     def _collect(self, actor: Actor) -> list[Outcome]:
         """An actor has started, answered, or died."""
@@ -158,9 +184,11 @@ class Pool:
         except RayTaskError as error:  # Ray cannot send the reply, say
             value = "raised", str(error.cause or error)
         except OutOfMemoryError:
-            return self._replace(actor, "crashed", "its process was killed: the machine was out of memory")
+            return self._replace(actor, "memory", "its process was killed: the machine was out of memory")
         except RayError:
             return self._replace(actor, "crashed", "its process died (killed by a signal, or out of memory?)")
+        if job and value and value[0] == "memory":  # a fresh process begins with all of it
+            return self._replace(actor, *value)
         actor.watch = actor.job = actor.content = None
         if job is None:
             assert isinstance(value, int), value
@@ -187,8 +215,9 @@ class Pool:
             job.tries += 1
             reason = f"its process did not start ({reason})"
         if gone and job.tries <= self.retries:
+            job.short = job.short or kind == "memory"
             self.queue.insert(0, job)
-            return []
+            return [Outcome(job, None, (kind, f"{reason}; tried again"), again=True)]
         times = f", {job.tries} times" if job.tries > 1 else ""
         return [Outcome(job, None, (kind, reason + times + ("" if gone else "; the process cannot be stopped")))]
 
@@ -200,21 +229,9 @@ class Pool:
             return True
         if not self.local:
             return _refuses(actor.handle)
-        _gone(actor.pid, GRACE_S)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(actor.pid, signal.SIGKILL)
-        return _gone(actor.pid, STOP_S)
-
-
-def _gone(pid: int, within_s: float) -> bool:
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.01)
-    return False
+        ends(actor.pid, GRACE_S)
+        kill_group(actor.pid)
+        return ends(actor.pid, STOP_S)
 
 
 def _refuses(handle: Any) -> bool:

@@ -16,8 +16,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from server.waiting import clock
 from simulations.by_class import class_lines, class_table, read_classes
 from simulations.lines import Lines
+from simulations.silence import Silence
 from simulations.watch import Row, Watch, plain
 
 PERIOD_S = {"live": 0.25, "plain": 1.0}
@@ -38,11 +40,14 @@ GAP = 2
 
 
 class Screen:
-    """Shows a run from `with Screen(...):` to the end of the block."""
+    """Shows a run from `with Screen(...):` to the end of the block; after `watch_s` seconds without news, who keeps it."""
 
-    def __init__(self, folder: Path, sites: Sequence[str], rounds: int, console: Console | None = None) -> None:
+    def __init__(
+        self, folder: Path, sites: Sequence[str], rounds: int, console: Console | None = None, *, watch_s: float = 60.0
+    ) -> None:
         self.console = console or Console()
         self.watch = Watch(folder, sites, rounds)
+        self.silence = Silence(self.watch, watch_s)
         self.lines = Lines(rounds)
         live = self.console.is_terminal and not self.console.is_dumb_terminal and not self.console.options.ascii_only
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if live else None
@@ -76,16 +81,20 @@ class Screen:
                 self._look()
 
     def _look(self, first: bool = False) -> None:
-        rows, watch = self.watch.update(), self.watch
+        rows, watch, silence = self.watch.update(), self.watch, self.silence
+        silence.look(rows)
         if not self.live:
             for line in self.lines.first(watch.news) if first else self.lines.tell(watch.news):
                 self._print(line)
+            if silence.due():
+                self._print(silence.line(rows))
             return
         # Drawing costs a few milliseconds, which in a one-process run are training's: only when something moved.
         state = (rows, int(watch.elapsed()), self.console.size)
         if state != self._shown:
             self._shown = state
-            self.live.update(frame(watch, rows, *self.console.size), refresh=True)
+            waits = Text(silence.line(rows), style="yellow") if silence.too_long() else Text(silence.title(), style="dim")
+            self.live.update(frame(watch, rows, *self.console.size, waits), refresh=True)
 
     def _close(self) -> None:
         by_class = read_classes(self.watch.folder) if self.watch.ended else {}
@@ -109,20 +118,22 @@ class Screen:
 # The live table ------------------------------------------------------------------------------------------------------
 
 
-def frame(watch: Watch, rows: Sequence[Row], width: int, height: int | None = None) -> Group:
-    """Everything the screen shows, in `width` columns and, if given, at most `height` lines."""
-    why = [Text(f"{plain(row.site)} failed: {row.why}", style="red") for row in rows if row.why]
+def frame(watch: Watch, rows: Sequence[Row], width: int, height: int | None = None, waits: Text | None = None) -> Group:
+    """Everything the screen shows, in `width` columns and, if given, at most `height` lines; `waits` says for whom."""
+    why = [Text(f"{plain(row.site)}: {row.fault}", style="yellow") for row in rows if row.fault]
+    why += [Text(f"{plain(row.site)} failed: {row.why}", style="red") for row in rows if row.why]
     if height is not None:
         why = why[-max(1, height // 5) :]
+    head = [waits] if waits else []
     table, taken = _table(rows, width, True)
-    room = None if height is None else height - 4 - sum(1 + len(line) // width for line in why)
+    room = None if height is None else height - 4 - sum(1 + len(line) // width for line in (*head, *why))
     rest: list[Text] = []
     if room is not None and taken > room:  # first the compositions go, then the sites at which nothing happens
         busy = sorted(rows, key=lambda row: list(STYLES).index(row.state))
         chosen = {row.site for row in (busy if len(rows) <= room else busy[: max(room - 1, 1)])}
         table, _ = _table([row for row in rows if row.site in chosen], width, False)
         rest = [Text(_others([row for row in rows if row.site not in chosen]), style="dim")] if len(rows) > room else []
-    return Group(_header(watch, rows), table, *rest, *why)
+    return Group(_header(watch, rows), *head, table, *rest, *why)
 
 
 def _header(watch: Watch, rows: Iterable[Row]) -> Text:
@@ -205,9 +216,3 @@ def _others(rows: Sequence[Row]) -> str:
     for row in rows:
         counts[row.state] = counts.get(row.state, 0) + 1
     return f"and {len(rows)} more: " + ", ".join(f"{count} {state}" for state, count in counts.items())
-
-
-def clock(seconds: float) -> str:
-    """1:05 or 2:01:05."""
-    minutes, second = divmod(max(0, round(seconds)), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}" if minutes >= 60 else f"{minutes}:{second:02d}"

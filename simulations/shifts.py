@@ -9,19 +9,27 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
-from nibabel.spatialimages import HeaderDataError
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from clients.nifti import open_nifti
 from configs.load import nearest
-from simulations.partition import choose_cases, publish, read_cases, read_labels, read_manifest, stamps, write_manifest
+from simulations.partition import (
+    case_name,
+    choose_cases,
+    publish,
+    read_cases,
+    read_labels,
+    read_manifest,
+    stamps,
+    write_manifest,
+)
 
 VERSION = 1
 """Part of the hash of shifted folders: raise it when a shift changes its result."""
@@ -143,13 +151,10 @@ def _write_shifted(source: Path, target: Path, shift: str, rng: Generator) -> No
     if shift == "none":
         shutil.copyfile(source, target)  # its units too: a CT stays in HU
         return
-    try:
-        image: Any = nib.load(source)
-        stored = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ImageFileError, HeaderDataError, zlib.error) as error:
-        raise ValueError(f"{source}: cannot be read ({error})") from None
-    if stored.ndim != 3 or not np.isfinite(stored).all():
-        raise ValueError(f"{source}: " + ("is not 3D" if stored.ndim != 3 else "holds voxels that are no finite number"))
+    image = open_nifti(case_name(source), source)
+    stored = image.read()
+    if not np.isfinite(stored).all():
+        raise ValueError(f"{source}: holds voxels that are no finite number")
     own, ras = io_orientation(image.affine), axcodes2ornt("RAS")
     shifted = SHIFTS[shift](rescale(apply_orientation(stored, own)), rng)
     back = apply_orientation(shifted, ornt_transform(ras, own))

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 PRESENCE = {"arrive": "present", "return": "present", "pause": "paused", "leave": "left"}
+WITH_A_REPLY = ("memory", "damaged")
+"""Faults of which a site tells when it has succeeded: they are shown until it does so again."""
 WORKING = {"train": "training", "tune": "tuning", "evaluate": "evaluating", "prepare": "preparing"}
 
 
@@ -32,6 +34,10 @@ class Row:
     domains: dict[str, int] = field(default_factory=dict)
     dice: float | None = None
     bytes: int = 0
+    fault: str = ""
+    """What went wrong last and was made up for, until the site succeeds."""
+    heard: float | None = None
+    """When its progress last moved, by the watch's clock."""
 
 
 @dataclass
@@ -42,6 +48,8 @@ class _Site:
     presence: str = "waiting"
     failed: tuple[int, str] | None = None
     trained: int = 0
+    faulty: int = 0
+    """The round whose success ends the showing of a fault."""
     seen: tuple[int, int] | None = None
     progress: dict[str, Any] = field(default_factory=dict)
 
@@ -136,6 +144,7 @@ class Watch:
                 progress = _parse(path.read_bytes())
                 if progress:
                     site.progress, site.seen = progress, (stat.st_mtime_ns, stat.st_ino)
+                    site.row.heard = self.clock()
         except OSError:
             return
 
@@ -151,7 +160,7 @@ class Watch:
             self._seconds[round_] = real(event.get("seconds")) or 0.0
         if kind in ("arrive", "round", "train", "result"):
             self.stage = str(event.get("stage") or self.stage)
-        if isinstance(event.get("site"), str):
+        if event.get("site") and isinstance(event["site"], str):
             self._fold_site(self._sites.setdefault(event["site"], _Site(Row(event["site"]))), kind, round_, event)
 
     def _fold_site(self, site: _Site, kind: str, round_: int, event: Mapping[str, Any]) -> None:
@@ -159,6 +168,7 @@ class Watch:
             site.presence = PRESENCE[kind]
         elif kind == "train":
             site.presence, site.trained, site.failed = "present", round_, None
+            site.row.fault = site.row.fault if round_ < site.faulty else ""
             weight = real(event.get("loss_weight"))
             site.row.loss = (real(event.get("loss_sum")) or 0.0) / weight if weight else site.row.loss
             site.row.bytes += (_whole(event.get("bytes_down")) or 0) + (_whole(event.get("bytes_up")) or 0)
@@ -168,7 +178,9 @@ class Watch:
             site.failed = None if site.failed and site.failed[1] == "evaluate" else site.failed
         elif kind == "failure":
             site.failed = (round_, str(event.get("task")))
-            site.row.why = plain(f"{event.get('kind')}: {event.get('reason')}")
+            site.row.why, site.row.fault = plain(f"{event.get('kind')}: {event.get('reason')}"), ""
+        elif kind == "fault":
+            site.row.fault, site.faulty = plain(str(event.get("reason"))), round_ + (event.get("kind") in WITH_A_REPLY)
 
     def _row(self, site: _Site) -> Row:
         row, progress = Row(**vars(site.row)), site.progress

@@ -18,11 +18,11 @@ def initial(site):
 
 
 def content(reply):
-    """Everything in a reply but the time that it took and the ids, which are each site folder's own, as bytes."""
+    """Everything in a reply but the times that it took and the ids, which are each site folder's own, as bytes."""
 
     def shown(row):
         evicted = [{key: value for key, value in gone.items() if key not in ("id", "twin")} for gone in row.get("evicted", ())]
-        return {key: value for key, value in row.items() if key != "seconds"} | {"evicted": evicted}
+        return {key: value for key, value in row.items() if key not in ("seconds", "saving")} | {"evicted": evicted}
 
     rows = json.dumps(list(map(shown, reply.rows)))
     return rows.encode() + b"".join(name.encode() + reply.weights[name].tobytes() for name in sorted(reply.weights))

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,17 @@ from wire import Reply
 WEIGHTS = {"w|odd": np.array([0.1, -0.0, 3e38], np.float32), "half": np.ones((2, 2), np.float16), "scalar": np.array(2.5)}
 
 
+RECORD = b'{"event": "x"}\n' * 8
+"""What had been recorded when the checkpoints below were saved."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run's folder in which the record has been begun."""
+    (tmp_path / "record.jsonl").write_bytes(RECORD)
+    return tmp_path
+
+
 def federation(round: int = 3) -> Federation:
     matrix = ResultMatrix().with_row("start", {"a": 0.1, "b": math.nan}).with_row("a+b", {"a": 1 / 3, "b": 0.25, "c": 1.0})
     return Federation(
@@ -39,7 +52,7 @@ def federation(round: int = 3) -> Federation:
         results=matrix,
         held={"a": 4},
         seconds={"training": 1.5},
-        record=123,
+        record=len(RECORD),
     )
 
 
@@ -50,10 +63,10 @@ def rounds(folder: Path) -> list[str]:
 # Checkpoints ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_federation_comes_back_whole(tmp_path):
+def test_a_federation_comes_back_whole(folder):
     before = federation()
-    checkpoint.save(tmp_path, before, keep=2)
-    after = checkpoint.load(tmp_path)
+    checkpoint.save(folder, before, keep=2)
+    after = checkpoint.load(folder)
     assert after is not None
     for name, tensor in WEIGHTS.items():
         assert after.state.weights[name].tobytes() == tensor.tobytes()
@@ -71,69 +84,161 @@ def test_an_empty_folder_holds_none(tmp_path):
     assert checkpoint.load(tmp_path) is None
 
 
-def test_checkpoints_that_are_all_torn_are_an_error_not_a_new_run(tmp_path):
-    (tmp_path / "checkpoints" / "000001").mkdir(parents=True)
-    with pytest.raises(ValueError, match="no checkpoint .* can be read"):
-        checkpoint.load(tmp_path)
+def test_checkpoints_that_are_all_torn_are_an_error_that_names_the_newest(folder):
+    for number in (1, 2):
+        checkpoint.save(folder, federation(number), keep=2)
+        (folder / "checkpoints" / f"00000{number}" / "state.json").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read \(checkpoints/000002: state.json is missing\)"):
+        checkpoint.load(folder)
 
 
-def test_only_the_newest_are_kept_and_a_dead_process_leaves_no_drafts(tmp_path):
+def test_a_checkpoint_of_an_older_version_is_refused_in_one_line(folder):
+    checkpoint.save(folder, federation(1), keep=2)
+    (folder / "checkpoints" / "000001" / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match=r"\(checkpoints/000001: SHA256SUMS is missing: .* older version wrote it\)"):
+        checkpoint.load(folder)
+
+
+def test_a_checkpoint_that_lacks_a_fact_is_refused_in_one_line(folder, monkeypatch):
+    facts = Federation.facts
+    monkeypatch.setattr(Federation, "facts", lambda self: {k: v for k, v in facts(self).items() if k != "held"})
+    checkpoint.save(folder, federation(1), keep=2)
+    with pytest.raises(ValueError, match=r"\(checkpoints/000001: it lacks 'held'\)"):
+        checkpoint.load(folder)
+
+
+def test_only_the_newest_are_kept_and_a_dead_process_leaves_no_drafts(folder):
     for number in range(9, 13):
-        (tmp_path / "checkpoints" / ".draft-dead").mkdir(parents=True, exist_ok=True)
-        checkpoint.save(tmp_path, federation(number), keep=2)
-    assert rounds(tmp_path) == ["000011", "000012"]
-    checkpoint.save(tmp_path, federation(12), keep=2)  # the same round again
-    assert rounds(tmp_path) == ["000011", "000012"]
-    checkpoint.save(tmp_path, federation(13), keep=1)
-    assert rounds(tmp_path) == ["000013"]
+        (folder / "checkpoints" / ".draft-dead").mkdir(parents=True, exist_ok=True)
+        checkpoint.save(folder, federation(number), keep=2)
+    assert rounds(folder) == ["000011", "000012"]
+    checkpoint.save(folder, federation(12), keep=2)  # the same round again
+    assert rounds(folder) == ["000011", "000012"]
+    checkpoint.save(folder, federation(13), keep=1)
+    assert rounds(folder) == ["000013"]
 
 
-def test_a_checkpoint_is_on_disk_before_it_is_there_by_name(tmp_path, monkeypatch):
+def test_a_checkpoint_is_on_disk_before_it_is_there_by_name_and_the_record_before_it(folder, monkeypatch):
     log = disk.watch(monkeypatch)
-    checkpoint.save(tmp_path, federation(3), keep=2)
-    disk.assert_durable(tmp_path / "checkpoints" / "000003", log)
+    checkpoint.save(folder, federation(3), keep=2)
+    disk.assert_durable(folder / "checkpoints" / "000003", log)
+    disk.assert_synced_before(folder / "record.jsonl", folder / "checkpoints" / "000003", log)
+    assert ("sync", folder.stat().st_ino) in log  # the name "checkpoints" itself
+
+
+@pytest.mark.parametrize("broken", ["server.checkpoint.write_tensors", "os.fsync", "os.replace"])
+def test_a_full_disk_leaves_the_checkpoints_as_they_were(folder, monkeypatch, broken):
+    checkpoint.save(folder, federation(1), keep=2)
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, full)
+        with pytest.raises(OSError, match="No space"):
+            checkpoint.save(folder, federation(2), keep=1)
+    assert rounds(folder) == ["000001"]
+    found, damaged = checkpoint.newest(folder)
+    assert found is not None and (found.round, damaged) == (1, {})
+    checkpoint.save(folder, federation(2), keep=1)
+    assert rounds(folder) == ["000002"]
+
+
+@pytest.mark.parametrize("damage", disk.DAMAGES)
+def test_whatever_file_of_the_newest_is_damaged_it_is_named_and_the_one_before_is_used(folder, damage):
+    checkpoint.save(folder, federation(1), keep=2)
+    checkpoint.save(folder, federation(2), keep=2)
+    files = sorted(path.name for path in (folder / "checkpoints" / "000002").iterdir())
+    assert files == ["SHA256SUMS", "state.json", "state.safetensors"]
+    for file in files:
+        checkpoint.save(folder, federation(2), keep=2)
+        disk.DAMAGES[damage](folder / "checkpoints" / "000002" / file)
+        found, damaged = checkpoint.newest(folder)
+        assert found is not None and found.round == 1
+        assert list(damaged) == [2] and damaged[2].startswith(f"checkpoints/000002: {file} ")
+
+
+def torn_and_whole(tmp_path: Path, tear: Callable[[Path], object]) -> tuple[Path, Path, FakeSites]:
+    """A run that was interrupted in round 5, then damaged, then resumed; the same run undisturbed; who was asked again."""
+
+    def sites(**changes):
+        return FakeSites({"a": Fake(0.1, 1), "b": Fake(0.7, 3)}, changes.get("changes", {}))
+
+    run, whole, torn = fake_run(arrivals={"rounds": 5}), tmp_path / "whole", tmp_path / "torn"
+    for place in (whole, torn):
+        place.mkdir()
+    conduct(sites(), run, whole)
+    with pytest.raises(KeyboardInterrupt):
+        conduct(sites(changes={("b", "train", 5): interrupted}), run, torn)
+    tear(torn)
+    again = sites()
+    conduct(again, run, torn)
+    return torn, whole, again
+
+
+def flip_tensors(folder: Path) -> None:
+    disk.flip(folder / "checkpoints" / "000004" / "state.safetensors")
+
+
+def lose_a_row(folder: Path) -> None:
+    disk.truncate(folder / "record.jsonl")
+
+
+def alter_the_last_round(folder: Path) -> None:
+    text = (folder / "record.jsonl").read_text()
+    (folder / "record.jsonl").write_text(text.replace('"event": "round", "round": 4', '"event": "round", "round": 7'))
 
 
 TEARS = {
-    "no tensors": lambda place: (place / "state.safetensors").unlink(),
-    "half the tensors": lambda place: (place / "state.safetensors").write_bytes(
-        (place / "state.safetensors").read_bytes()[:-5]
-    ),
-    "empty tensors": lambda place: (place / "state.safetensors").write_bytes(b""),
-    "no facts": lambda place: (place / "state.json").unlink(),
-    "half the facts": lambda place: (place / "state.json").write_text((place / "state.json").read_text()[:40]),
-    "facts of something else": lambda place: (place / "state.json").write_text("{}"),
-    "binary facts": lambda place: (place / "state.json").write_bytes(b"\xff\xfe\x00"),
+    flip_tensors: "checkpoints/000004: state.safetensors does not match its checksum",
+    lose_a_row: r"checkpoints/000004: record.jsonl has (\d+) bytes, and had (\d+) when this was saved",
+    alter_the_last_round: r"checkpoints/000004: record.jsonl is not what it was when this was saved: "
+    r"its first \d+ bytes have changed",
 }
 
 
 @pytest.mark.parametrize("tear", TEARS)
-def test_if_the_newest_is_torn_the_one_before_it_is_used(tmp_path, tear):
-    for number in (1, 2):
-        checkpoint.save(tmp_path, federation(number), keep=2)
-    TEARS[tear](tmp_path / "checkpoints" / "000002")
-    found = checkpoint.load(tmp_path)
-    assert found is not None
-    assert found.round == 1
-
-
-def test_a_run_goes_on_from_before_a_torn_checkpoint_and_ends_the_same(tmp_path):
-    def sites(**changes):
-        return FakeSites({"a": Fake(0.1, 1), "b": Fake(0.7, 3)}, changes.get("changes", {}))
-
-    run = fake_run(arrivals={"rounds": 5})
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    for folder in (whole, torn):
-        folder.mkdir()
-    conduct(sites(), run, whole)
-    with pytest.raises(KeyboardInterrupt):
-        conduct(sites(changes={("b", "train", 5): interrupted}), run, torn)
-    TEARS["half the tensors"](torn / "checkpoints" / "000004")
-    again = sites()
-    conduct(again, run, torn)
+def test_a_run_goes_on_from_before_the_damage_says_so_and_ends_the_same(tmp_path, tear, caplog):
+    torn, whole, again = torn_and_whole(tmp_path, tear)
     assert [order.round for order in again.asked if order.task == "train"] == [4, 4, 5, 5]
     assert (torn / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert timeless(torn) == timeless(whole)
+    (fault,) = [row for row in timeless(torn) if row.get("event") == "fault"]
+    assert re.fullmatch(TEARS[tear], fault.pop("reason"))
+    assert fault == {"event": "fault", "site": "", "round": 4, "task": "resume", "kind": "damaged"}
+    assert "checkpoints/000004: " in caplog.text
+    assert [row for row in timeless(torn) if row.get("event") != "fault"] == timeless(whole)
+
+
+def test_a_record_that_fits_no_checkpoint_is_said_in_one_line_and_nothing_is_lost(tmp_path):
+    run, sites = fake_run(arrivals={"rounds": 3}), FakeSites({"a": Fake(), "b": Fake()})
+    conduct(sites, run, tmp_path)
+    (tmp_path / "record.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint .*000003: record.jsonl has 0 bytes, and had \d+ when this was saved"):
+        conduct(sites, run, tmp_path)
+    assert rounds(tmp_path) == ["000002", "000003"]
+
+
+def test_a_kill_between_the_rows_of_a_round_and_its_checkpoint_doubles_no_row(tmp_path, monkeypatch):
+    run, whole, killed = fake_run(arrivals={"rounds": 3}), tmp_path / "whole", tmp_path / "killed"
+    for place in (whole, killed):
+        place.mkdir()
+    conduct(FakeSites({"a": Fake(), "b": Fake()}), run, whole)
+    save = checkpoint.save
+
+    def kill(folder: Path, federation: Federation, keep: int) -> None:
+        if federation.round == 2:
+            raise KeyboardInterrupt
+        save(folder, federation, keep)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", kill)
+        with pytest.raises(KeyboardInterrupt):
+            conduct(FakeSites({"a": Fake(), "b": Fake()}), run, killed)
+    assert json.loads(lines(killed)[-1])["round"] == 2
+    with (killed / "record.jsonl").open("a") as file:
+        file.write('{"event": "tra')
+    conduct(FakeSites({"a": Fake(), "b": Fake()}), run, killed)
+    assert timeless(killed) == timeless(whole)
 
 
 # The record -----------------------------------------------------------------------------------------------------------
@@ -185,6 +290,34 @@ def test_a_record_that_is_shorter_than_the_checkpoint_says_keeps_its_whole_lines
     record.append("b")
     record.close()
     assert lines(tmp_path) == ['{"event": "a"}', '{"event": "b"}']
+
+
+def test_a_disk_that_runs_full_in_the_middle_of_a_line_leaves_none_of_it(tmp_path):
+    record = Record(tmp_path)
+    record.append("a")
+    file = record._file
+
+    class Full:
+        """Takes five bytes, then nothing more."""
+
+        tell, truncate, seek = file.tell, file.truncate, file.seek
+        room = 5
+
+        def write(self, line: memoryview) -> int:
+            if not self.room:
+                raise OSError(28, "No space left on device")
+            written = file.write(line[: self.room])
+            self.room -= written
+            return written
+
+    record._file = Full()  # type: ignore[assignment]
+    with pytest.raises(OSError, match="No space"):
+        record.append("b")
+    record._file = file
+    assert lines(tmp_path) == ['{"event": "a"}']
+    record.append("c")
+    record.close()
+    assert lines(tmp_path) == ['{"event": "a"}', '{"event": "c"}']
 
 
 # The spool and tensors ------------------------------------------------------------------------------------------------

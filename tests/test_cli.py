@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import run_sim
+from configs.load import load_run
 from run_sim import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -94,6 +95,7 @@ def label(shape: tuple[int, ...] = (20, 20, 20)) -> np.ndarray:
         (["report", "nowhere"], "nowhere holds no run (it has no config.yaml)"),
         (["memory", "nowhere"], "nowhere holds no run (it has no config.yaml)"),
         (["memory", "nowhere", "--sites", "a"], "unrecognized arguments: --sites a"),
+        (["resume", "nowhere", "--allow", "train.lr=1"], "nowhere holds no run (it has no config.yaml)"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(ask, arguments, line):
@@ -135,6 +137,19 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(ask, tmp_path):
     assert (tmp_path / "out" / "config.yaml").read_text() == "seed: 5\n"
 
 
+def test_leftovers_that_are_no_run_do_not_disturb_and_checkpoints_without_a_config_are_not_overwritten(ask, tiny):
+    Path("out").mkdir()
+    for leftover in (".config.yaml.part", "log.txt", "record.jsonl"):
+        (Path("out") / leftover).write_text("{half")
+    assert main(["run", tiny, "--out", "out"]) == 0
+    assert "half" not in Path("out/config.yaml").read_text() + Path("out/record.jsonl").read_text()
+    Path("out/config.yaml").unlink()
+    assert ask("run", tiny, "--out", "out") == (
+        2,
+        f"out already holds a run: put its config.yaml back, then {RESUME} or another --out",
+    )
+
+
 def test_an_out_that_is_a_file(ask, tmp_path):
     (tmp_path / "file").write_text("")
     code, told = ask("run", SMOKE, "--out", "file")
@@ -163,6 +178,11 @@ def test_help_teaches(capsys):
         main(["run", "--help"])
     told = capsys.readouterr().out
     for word in ("--set a.b=c", "--engine", "--actors", "--out", "--seed", "every random choice"):
+        assert word in told
+    with pytest.raises(SystemExit):
+        main(["resume", "--help"])
+    told = capsys.readouterr().out
+    for word in ("resume runs/hippocampus --engine local", "--allow train.lr=0.001", "--allow memory.policy", "a.b[=c]"):
         assert word in told
     with pytest.raises(SystemExit):
         main(["memory", "--help"])
@@ -211,13 +231,13 @@ def test_a_run_that_cannot_go_on_says_how_to_resume_and_does(ask, tiny, capsys, 
     from clients.work import Site
 
     with monkeypatch.context() as broken:
-        broken.setattr(Site, "_train", lambda *_: 1 / 0)
-        code, told = ask("run", tiny, "--out", "out")
-    expected = f"no site answered in round 1 (only: division by zero). go on with: {RESUME}"
-    assert (code, told) == (3, expected)
+        broken.setattr(Site, "_train", lambda *_, **__: 1 / 0)
+        code, told = ask("run", tiny, "--out", "out", "--set", "faults.on_failure=stop")
+    assert (code, told.startswith("only failed to train in round 1 (crashed: division by zero)")) == (3, True)
+    assert told.endswith(f". go on with: {RESUME}")
     assert ask("memory", "out", "--site", "onli")[1] == "--site onli: there is no such site; did you mean 'only'?"
     assert main(["memory", "out"]) == 0  # nothing is held yet
-    assert main(["resume", "out"]) == 0
+    assert main(["resume", "out", "--allow", "faults.on_failure=continue"]) == 0
     assert (Path("out/report.html").exists(), Path("out/model.safetensors").exists()) == (True, True)
     capsys.readouterr()
     Path("out/report.html").unlink()
@@ -231,6 +251,68 @@ def test_a_run_that_cannot_go_on_says_how_to_resume_and_does(ask, tiny, capsys, 
     assert next(line for line in told.splitlines() if line.startswith("only")).split()[1:3] == ["2/2", "2"]
 
 
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def stopped(tiny, monkeypatch, capsys) -> str:
+    """The text of the config of a run in `out` that was stopped after its first evaluation."""
+    with monkeypatch.context() as broken:
+        broken.setattr("clients.work.Site._train", interrupt)
+        assert main(["run", tiny, "--out", "out"]) == 130
+    capsys.readouterr()
+    return Path("out/config.yaml").read_text()
+
+
+def test_an_edited_config_is_refused_by_its_keys_before_anything_is_started(ask, stopped, monkeypatch):
+    monkeypatch.setattr(run_sim, "_prepared", lambda run: 1 / 0)
+    Path("out/config.yaml").write_text(stopped.replace("lr: 0.001", "lr: 0.02").replace("budget: 2", "budget: 3"))
+    assert ask("resume", "out") == (
+        2,
+        "train.lr: 0.001 when the run began, now 0.02; memory.budget: 2 when the run began, now 3 "
+        "(go on with it on purpose: --allow train.lr=0.02 --allow memory.budget=3)",
+    )
+    assert ask("resume", "out", "--allow", "train.lr")[1].startswith("memory.budget: 2 when the run began, now 3 (")
+    assert ask("resume", "out", "--allow", "train.bach=3") == (2, "train.bach: unknown key; did you mean 'batch'?")
+    code, told = ask("resume", "out", "--allow", "model.network=SegResNet")
+    assert (code, told.split(":")[0]) == (2, "model.network cannot change within a run")
+    code, told = ask("resume", "out", "--allow", "train", "--allow", "memory", "--allow", "train.patch=[15, 15, 15]")
+    assert (code, told.split(":")[0]) == (2, "train.patch")
+    assert "lr: 0.02" in Path("out/config.yaml").read_text() and "patch: [16" in Path("out/config.yaml").read_text()
+
+
+def test_an_allowed_change_that_does_not_fit_leaves_the_config_as_it_was(ask, stopped):
+    code, told = ask("resume", "out", "--allow", "strategy.merge=krum")
+    assert (code, told.split(":")[0]) == (2, "strategy.merge")
+    assert Path("out/config.yaml").read_text() == stopped
+
+
+def test_what_is_allowed_is_the_config_from_then_on_and_a_finished_run_is_left_alone(stopped, capsys):
+    assert main(["resume", "out", "--allow", "train.lr=0.02", "--allow", "memory.budget=2"]) == 0
+    Path("before.yaml").write_text(stopped)
+    assert load_run(Path("out/config.yaml")) == load_run(Path("before.yaml"), ["train.lr=0.02"])
+    changed = '{"event": "changed", "key": "train.lr", "before": 0.001, "after": 0.02, "round": 0}'
+    record = Path("out/record.jsonl").read_text()
+    assert [line for line in record.splitlines() if '"changed"' in line] == [changed]
+    Path("out/report.html").unlink()
+    capsys.readouterr()
+    assert main(["resume", "out"]) == 0
+    assert capsys.readouterr().out == "out is finished: nothing to go on with; its report: out/report.html\n"
+    assert Path("out/report.html").exists()
+    assert Path("out/record.jsonl").read_text() == record
+
+
+def test_a_run_killed_between_its_record_and_its_results_is_finished_by_resume(tiny, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr("server.conduct.save_model", interrupt)
+        assert main(["run", tiny, "--out", "out"]) == 130
+    assert '"event": "end"' in Path("out/record.jsonl").read_text()
+    assert main(["resume", "out"]) == 0
+    assert Path("out/record.jsonl").read_text().count('"event": "end"') == 1
+    assert Path("out/model.safetensors").exists()
+
+
 def test_an_unexpected_end_is_told_and_logged(ask, tiny, monkeypatch):
     monkeypatch.setattr("simulations.engines.simulate", lambda *_: {}["key"])
     code, told = ask("run", tiny, "--out", "out")
@@ -242,9 +324,6 @@ def test_an_unexpected_end_is_told_and_logged(ask, tiny, monkeypatch):
 
 
 def test_an_interrupt_before_the_first_round_is_no_traceback(ask, tiny, monkeypatch):
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as broken:
         broken.setattr("simulations.pretend.materialise", interrupt)
         assert ask("run", tiny, "--out", "out") == (130, "interrupted")
@@ -262,8 +341,6 @@ def test_the_command_to_resume_names_the_interpreter_that_the_user_ran(monkeypat
 
 
 def test_a_run_can_be_resumed_from_anywhere(monkeypatch, msd_folder, config, tmp_path):
-    from configs.load import load_run
-
     root = msd_folder({f"c{i}": (volume(i), label()) for i in range(4)})
     monkeypatch.setattr(run_sim, "_simulate", lambda run, folder: 0)
     main(["run", config(root.relative_to(tmp_path)), "--out", "out"])

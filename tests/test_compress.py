@@ -1,6 +1,7 @@
 """Updates made smaller and whole again: by hand, over many rounds, from hostile sites, and in whole runs."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from clients import model
 from clients.acknowledged import merged
-from clients.snapshot import before
+from clients.snapshot import before, commit
 from compress import decode, encode
 from configs.load import build_run, load_run
 from configs.strategy import Wire
@@ -210,6 +211,11 @@ SENT = encode({name: tensor + 1 for name, tensor in SHARED.items()}, SHARED, BYT
         ({"b|scale": f32(np.nan)}, "b|scale holds what is no size of a step: it must be finite and not below 0"),
         ({"b|scale": f32(np.inf)}, "b|scale holds what is no size of a step: it must be finite and not below 0"),
         ({"b|scale": f32(-1)}, "b|scale holds what is no size of a step: it must be finite and not below 0"),
+        (
+            {"b|scale": f32(np.finfo(np.float32).tiny / 2) * -1},
+            "b|scale holds what is no size of a step: it must be finite and not below 0",
+        ),
+        ({"b": np.array([-128, 0], np.int8)}, "b has steps of -128; from -127 to 127 they go"),
         ({"w|new": f32(1)}, "w|new is float32 [1], not float32 [1, 8]"),
         ({"b|new": np.ones(1)}, "b|new is float64 [1], not float32 [1]"),
         ({"b|new": np.array(1, np.float32)}, "b|new: a single number is no rows"),
@@ -257,6 +263,7 @@ def test_the_door_lets_whole_updates_in_and_says_why_others_stay_out(tmp_path):
         ({"head|new": f32(7)}, "head is float32 [2], the model's float32 [1]"),
         ({"body|new": f32(7)}, "body is float32 [3], the model's float32 [2]"),
         ({"body|scale": f32(3e38)}, "body is not finite"),
+        ({"body|scale": f32(1e11)}, "body has numbers above 1e+12"),
         ({"body": f32(4, 5)}, "body is float32 [2], not int8 [2]"),
     ):
         failure = knock(**change)
@@ -310,8 +317,8 @@ def test_a_site_asked_twice_gives_the_same_bytes_and_keeps_what_it_owes(make_sit
     assert content(lost) != content(second)
     forgetful = make_site("forgetful", wire=INT8)
     forgetful.answer(order(round=1), weights)
-    for path in (forgetful.folder / "state" / "run1" / "000001").glob("residue.safetensors"):
-        path.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    state = before(forgetful.folder / "state", "run1", 2)
+    commit(forgetful.folder / "state", "run1", 1, replace(state, residue={}), keep=2)
     assert content(forgetful.answer(order(round=2, merged=1), second_weights)) == content(lost)
 
 

@@ -1,5 +1,6 @@
 """Configs: what is read, what is refused, and the one line that says why."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,10 @@ def test_every_field_is_documented():
         ({"sites": {"a": {"split": {"test": {"kye": "x"}}}}}, "sites.a.split.test.kye: unknown key; did you mean 'key'?"),
         ({"sites": {"split": {"sorce": "msd"}}}, "sites.split.sorce: unknown key; did you mean 'source'?"),
         ({"strategy": {"merg": "average"}}, "strategy.merg: unknown key; did you mean 'merge'?"),
-        ({"engine": {"zzz": 1}}, "engine.zzz: unknown key; valid: actors, address, cpus, deadline_s, gpus, name, retries, watch_s"),
+        (
+            {"engine": {"zzz": 1}},
+            "engine.zzz: unknown key; valid: actors, address, cpus, deadline_s, gpus, name, retries, watch_s",
+        ),
     ],
 )
 def test_an_unknown_key_is_placed_and_the_nearest_is_named(tree, line):
@@ -231,12 +235,83 @@ def test_a_fault_of_the_text_is_one_line_with_its_place(write, text, line):
     assert refused(write(text)).startswith(line)
 
 
-@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['touch hacked']", "!!python/name:os.system", "!own 1"])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!!python/object/apply:os.system ['touch hacked']",
+        "!!python/name:os.system",
+        "!own 1",
+        "!!binary aGk=",
+        "!!set {x}",
+        "!!timestamp 2020-01-01",
+        "!!str 1",
+        "!!int x",
+        "!!bool maybe",
+        "! x",
+    ],
+)
 def test_yaml_tags_make_no_objects(write, tag, tmp_path):
-    assert refused(write(f"name: {tag}\n")).startswith(
-        "mine.yaml: not valid YAML: could not determine a constructor for the tag"
+    assert refused(write(f"name: {tag}\n")) == (
+        f"mine.yaml: not valid YAML: there are no tags here, and this is {tag.partition(' ')[0]} (line 1)"
     )
     assert not (tmp_path / "hacked").exists()
+
+
+def test_a_date_is_a_word(write):
+    assert load_run(write("name: 2020-01-01\n")).name == "2020-01-01"
+
+
+def laughs(first, item, levels=9, times=9):
+    """Each level repeats the one before it so many times: 9^8 values in a few hundred characters."""
+    lines = [f"a0: &a0 {first}"]
+    lines += [f"a{i}: &a{i} {item.format(', '.join([f'*a{i - 1}'] * times))}" for i in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+WIDE = "a: &a {" + ", ".join(f"k{i}: 1" for i in range(2000)) + "}\nb: [" + ", ".join(["{<<: *a}"] * 2000) + "]\n"
+"""Two thousand mappings, each with the same two thousand keys merged in."""
+MULTIPLY = "its aliases (*) multiply to more than 262,144 values"
+DEEP = "more than 50 levels of nesting (line 1)"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (laughs("[x, x, x]", "[{}]"), MULTIPLY),
+        (laughs("{k: 1, l: 2}", "{{<<: [{}]}}"), MULTIPLY + " (line 7)"),
+        (WIDE, MULTIPLY + " (line 2)"),
+        ("a: " + "[" * 100_000, DEEP),
+        ("a: " + "{b: " * 60, DEEP),
+        ("- " * 100_000, DEEP),
+        (
+            "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 1000)),
+            "it contains itself, or nests too deep",
+        ),
+        ("a: &a {<<: *a}\n", "it contains itself, or nests too deep"),
+        ("seed: " + "9" * 5000, "'99999999999999999999...' is no number (line 1)"),
+        ("seed: 0x" + "f" * 500_000, "'0xffffffffffffffffff...' is no number (line 1)"),
+        ("seed: 1" + ":10" * 100_000, "'1:10:10:10:10:10:10:...' is no number (line 1)"),
+        ("seed: 0x_", "'0x_' is no number (line 1)"),
+        ("train: {lr: 1" + "0" * 5000 + ".5}", "'10000000000000000000...' is no number (line 1)"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_small_text_that_would_be_a_large_run_is_refused_quickly(write, text, fault):
+    begun = time.perf_counter()
+    assert refused(write(text)) == f"mine.yaml: not valid YAML: {fault}"
+    assert time.perf_counter() - begun < 10
+
+
+def test_what_is_too_large_for_a_config_is_not_read(write, tmp_path):
+    path = write("a" * (2**20 + 1))
+    assert refused(path) == "mine.yaml: cannot be read (larger than 1 MB)"
+    with pytest.raises(ValueError, match=r"^/dev/zero: cannot be read \(larger than 1 MB\)$"):
+        load_run(Path("/dev/zero"))
+
+
+def test_a_deep_recipe_is_still_a_recipe(write):
+    text = "model: {args: {a: " + "[" * 40 + "1" + "]" * 40 + "}}\n"
+    assert load_run(write(text)).model.args["a"][0][0][0]
 
 
 def test_on_is_a_key_and_no_is_a_word(write):

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from clients.data import SOURCES, read_msd, site_cases, subject_of
+from clients.work import Site
+from configs.load import build_run
 from configs.schema import Selection, SiteFile, Split
+from simulations.plan import prepare_all
 
 ONE = np.ones((2, 2, 2), np.uint8)
 NAMES = [f"case_{i:02d}" for i in range(1, 9)]
@@ -182,6 +185,124 @@ def test_a_bad_listing_is_refused_in_one_line(tmp_path, text, words):
     with pytest.raises(ValueError, match=words) as caught:
         everything(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"labels": ' + "[" * 100_000,
+        '{"labels": {"1": "a"}, "training": ' + "9" * 5000 + "}",
+        '{"labels": {"1' + "0" * 5000 + '": "a"}}',
+    ],
+    ids=["deep", "a long number", "a long label value"],
+)
+def test_a_listing_that_python_cannot_take_is_one_line(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match=r"site 'here': .*dataset.json(: not an MSD data set| is not valid JSON)") as caught:
+        everything(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_listing_without_end_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("clients.folder.MAX_JSON", 2**20)
+    (tmp_path / "dataset.json").write_bytes(b" " * (2**20 + 1))
+    with pytest.raises(ValueError, match=r"dataset.json is larger than 1 MB"):
+        everything(tmp_path)
+
+
+# Out of the data folder -------------------------------------------------------------------------------------------------
+
+OUT = ["../secret.nii.gz", "imagesTr/../../secret.nii.gz", "/etc/passwd", "C:\\secret.nii", "a\0b.nii.gz"]
+
+
+def listing(image="imagesTr/a.nii.gz", label="labelsTr/a.nii.gz"):
+    return json.dumps({"labels": {"1": "organ"}, "training": [{"image": image, "label": label}]})
+
+
+@pytest.mark.parametrize("part", ["image", "label"])
+@pytest.mark.parametrize("path", OUT)
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_listed_path_stays_in_the_data_folder_whatever_the_site_allows(tmp_path, path, part, follow):
+    (tmp_path / "dataset.json").write_text(listing(**{part: path}))
+    with pytest.raises(ValueError, match=r"^site 'here': .* leads out of the data folder .*; its files must lie inside it"):
+        everything(tmp_path, follow_links=follow)
+
+
+@pytest.mark.parametrize("kind", ["cases", "domains"])
+@pytest.mark.parametrize("path", OUT)
+def test_a_selection_stays_in_the_data_folder(folder, path, kind):
+    with pytest.raises(ValueError, match="leads out of the data folder"):
+        everything(folder, **{kind: Selection(file=path, key="held")}, follow_links=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["imagesTr/case_03.nii.gz", "labelsTr/case_03.nii.gz", "dataset.json", "partitions.json", "imagesTr"]
+)
+def test_a_link_out_of_the_data_folder_is_followed_only_if_the_site_says_so(folder, tmp_path, name):
+    outside = tmp_path / "elsewhere"
+    (folder / name).rename(outside)
+    (folder / name).symlink_to(outside)
+    held = {"cases": Selection(key="origin", value="a")}
+    words = rf"is a link out of the data folder, to {outside}.* \(follow_links: true allows links\)"
+    with pytest.raises(ValueError, match=rf"^site 'here': {folder}/.* {words}$"):
+        everything(folder, **held)
+    assert names(everything(folder, follow_links=True, **held).train) == NAMES[:5]
+
+
+def test_links_inside_the_data_folder_and_to_it_are_no_trouble(folder, tmp_path):
+    inside = folder / "imagesTr" / "case_01.nii.gz"
+    inside.rename(folder / "moved.nii.gz")
+    inside.symlink_to("../moved.nii.gz")
+    (tmp_path / "link").symlink_to(folder)
+    assert names(everything(tmp_path / "link").train) == NAMES
+
+
+def test_links_in_a_circle_are_one_line(folder):
+    image = folder / "imagesTr" / "case_01.nii.gz"
+    image.unlink()
+    image.symlink_to(image.name)
+    with pytest.raises(ValueError, match=rf"site 'here': {image} cannot be followed"):
+        everything(folder)
+
+
+def test_what_is_not_selected_may_be_anywhere(folder):
+    image = folder / "imagesTr" / "case_01.nii.gz"
+    image.unlink()
+    image.symlink_to("/etc/hostname")
+    assert names(everything(folder, cases=Selection(key="held")).train) == ["case_02", "case_08"]
+
+
+# Label values -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_label_files_may_hold_what_the_data_set_and_the_site_name(folder):
+    assert everything(folder).values == {1, 2}
+    assert everything(folder, labels={"tumor": [2, 7], "rest": 9}, annotates=["tumor"]).values == {1, 2, 7, 9}
+
+
+def holding(msd_folder, labels, value=7):
+    """A run of one site over two cases, whose second label holds the value in three voxels."""
+    image, label = np.arange(512, dtype=np.int16).reshape(8, 8, 8), np.zeros((8, 8, 8), np.uint8)
+    label[2:6, 2:6, 2:6] = 1
+    other = label.copy()
+    other[4, 4, 3:6] = value
+    root = msd_folder({"good": (image, label), "odd": (image, other)})
+    sites = {"a": {"root": str(root), "split": {"test": 0.5}, **labels}}
+    return build_run({"sites": sites, "preprocess": {"crop": False}})
+
+
+def test_a_value_that_no_class_has_is_refused_before_the_run_and_at_the_site(msd_folder, tmp_path):
+    words = "the label of case 'odd' holds the value 7 in 3 voxels, which no class has; name it under the site's labels"
+    run = holding(msd_folder, {})
+    with pytest.raises(ValueError, match=f"^site 'a': {words}"):
+        prepare_all(run)
+    with pytest.raises(ValueError, match=words):
+        Site("a", run.sites["a"], run, tmp_path / "site").prepare()
+
+
+def test_a_value_may_belong_to_a_class_that_nobody_draws_here(msd_folder):
+    run = holding(msd_folder, {"labels": {"organ": 1, "other": 7}, "annotates": ["organ"]})
+    assert list(prepare_all(run)["a"].labels) == ["organ"]
 
 
 def test_two_cases_of_one_name_are_refused(tmp_path):

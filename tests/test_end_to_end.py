@@ -107,6 +107,7 @@ def test_the_model_says_all_that_predicting_needs(local):
         "patch": list(run.train.patch),
         "overlap": run.evaluate.overlap,
         "seed": 0,
+        "includes": {},
     }
     weights = load_file(local / "model.safetensors")
     segmenter = model.build(facts["network"], facts["args"], facts["classes"], seed=99)

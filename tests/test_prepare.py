@@ -3,16 +3,21 @@
 import gzip
 import json
 import os
+import re
 import shutil
+import time
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from clients import prepare as module
+from clients import reading
 from clients.data import Case, read_msd
 from clients.prepare import MAX_POSITIONS, prepare
 from configs.schema import Preprocess
+from tests import disk
 
 PLAIN = Preprocess(intensity="ct", window=(0, 100), crop=False)
 """Leaves 0..100 in proportion, and every voxel where it was."""
@@ -144,7 +149,7 @@ def no_more_nifti(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("NIfTI was opened")
 
-    monkeypatch.setattr(nib, "load", refuse)
+    monkeypatch.setattr(reading, "open_nifti", refuse)
 
 
 @pytest.fixture
@@ -229,6 +234,76 @@ def test_a_folder_that_another_process_wrote_meanwhile_is_used(cases, tmp_path, 
     assert len(folders(cache)) == 1
 
 
+def test_a_prepared_case_is_on_disk_before_it_is_there_by_name(cases, tmp_path, monkeypatch):
+    log = disk.watch(monkeypatch)
+    list(prepare(cases[:1], PLAIN, tmp_path / "cache", workers=1))
+    (name,) = folders(tmp_path / "cache")
+    disk.assert_durable(tmp_path / "cache" / "cases" / name, log)
+
+
+PARTS = ("image.npy", "label.npy", "meta.json", "positions.npz")
+
+
+def shorten(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("damage", [os.unlink, empty, shorten], ids=["deleted", "empty", "halved"])
+@pytest.mark.parametrize("file", PARTS)
+def test_a_damaged_prepared_case_is_made_again_from_nifti(cases, tmp_path, caplog, file, damage):
+    cache = tmp_path / "cache"
+    whole = next(iter(prepare(cases[:1], PLAIN, cache)))
+    (name,) = folders(cache)
+    kept = whole.image_XYZ.tobytes(), whole.label_XYZ.tobytes(), whole.positions[1].tolist()
+    assert {path.name for path in (cache / "cases" / name).iterdir()} == {*PARTS}
+    damage(cache / "cases" / name / file)
+    again = next(iter(prepare(cases[:1], PLAIN, cache)))
+    assert (again.image_XYZ.tobytes(), again.label_XYZ.tobytes(), again.positions[1].tolist()) == kept
+    assert folders(cache) == [name]
+    assert f"case 'case_1': the prepared folder {cache / 'cases' / name} is damaged" in caplog.text
+    assert "made again" in caplog.text
+
+
+def test_a_prepared_case_is_not_thrown_away_because_too_many_files_are_open(cases, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    list(prepare(cases[:1], PLAIN, cache))
+
+    def exhausted(*args, **kwargs):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(np, "load", exhausted)
+    monkeypatch.setattr("durable.put_away", None)
+    with pytest.raises(OSError, match="Too many open files"):
+        list(prepare(cases[:1], PLAIN, cache))
+
+
+@pytest.mark.parametrize("torn", [b"", b"\0" * 32, b"../../../../etc"])
+def test_a_torn_word_of_the_index_is_not_believed(cases, tmp_path, torn):
+    cache = tmp_path / "cache"
+    list(prepare(cases[:1], PLAIN, cache))
+    (pointer,) = (cache / "index").iterdir()
+    good = pointer.read_bytes()
+    pointer.write_bytes(torn)
+    assert [volume.case for volume in prepare(cases[:1], PLAIN, cache)] == ["case_1"]
+    assert pointer.read_bytes() == good and len(folders(cache)) == 1
+
+
+def test_drafts_that_have_lain_for_a_day_are_swept(cases, tmp_path):
+    cache = tmp_path / "cache"
+    now = time.time()
+    for name, hours in (("old", 25), ("young", 23)):
+        for place in ("cases", "index"):
+            (cache / place / f".draft-{name}").mkdir(parents=True)
+            os.utime(cache / place / f".draft-{name}", (now - hours * 3600,) * 2)
+    list(prepare(cases[:1], PLAIN, cache))
+    assert [name for name in folders(cache) if name.startswith(".")] == [".draft-young"]
+    assert sorted(path.name for path in (cache / "index").glob(".*")) == [".draft-young"]
+
+
 # Bad files ------------------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +380,163 @@ def test_the_first_bad_case_in_order_is_the_one_that_is_named(msd_folder, tmp_pa
     assert next(volumes).case == "good"
     with pytest.raises(ValueError, match="'bad'"):
         next(volumes)
+
+
+# Headers that lie -----------------------------------------------------------------------------------------------------
+
+LIES = {
+    "a million million voxels": (
+        {"dim": [3, 10000, 10000, 10000, 1, 1, 1, 1]},
+        "10000 x 10000 x 10000 voxels; 1 to 1,073,741,824",
+    ),
+    "a negative side": ({"dim": [3, 6, -5, 4, 1, 1, 1, 1]}, "6 x -5 x 4 voxels; 1 to"),
+    "no side": ({"dim": [3, 6, 0, 4, 1, 1, 1, 1]}, "6 x 0 x 4 voxels; 1 to"),
+    "more than the file can hold": ({"dim": [3, 600, 500, 400, 1, 1, 1, 1]}, r"promises [\d,]+ bytes, and a file of"),
+    "more than deflate can hold": ({"dim": [3, 6, 5, 30000, 1, 1, 1, 1]}, r"promises [\d,]+ bytes, and a file of"),
+    "a start past the end": ({"vox_offset": 1e9}, "promises 1,000,000,[12][24]0 bytes"),
+    "a start inside the header": ({"vox_offset": 16}, "cannot be read"),
+    "a start that is no number": ({"vox_offset": np.nan}, "cannot be read"),
+    "an endless start": ({"vox_offset": np.inf}, "cannot be read"),
+    "no place": ({"srow_x": [np.nan, 0, 0, 0]}, "no finite position in space"),
+    "a flat grid": ({"srow_x": [0, 1, 0, 0]}, "voxels of 0 x 1.41 x 1 mm; 0.001 to 1000"),
+    "an oblique flat grid": ({"srow_x": [1, 1, 0, 0], "srow_y": [1, 1, 0, 0]}, "one plane"),
+    "voxels of a kilometre": ({"srow_x": [1e6, 0, 0, 0]}, r"voxels of 1e\+06 x 1 x 1 mm; 0.001 to 1000"),
+    "colours": ({"datatype": 128, "bitpix": 24}, "its voxels are RGB, not plain numbers"),
+    "complex numbers": ({"datatype": 32, "bitpix": 64}, "its voxels are complex64, not plain numbers"),
+    "an unknown type": ({"datatype": 7}, "cannot be read"),
+    "a slope without end": ({"scl_slope": 1.0, "scl_inter": np.inf}, "cannot be read"),
+    "another magic": ({"magic": b"hi"}, "cannot be read"),
+}
+
+
+def lie(path, **fields):
+    """Write other fields into a NIfTI-1 header; what follows stays."""
+    content = gzip.decompress(path.read_bytes())
+    header = np.frombuffer(content[:348], nib.nifti1.header_dtype).copy()
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(gzip.compress(header.tobytes() + content[348:]))
+
+
+@pytest.mark.parametrize("part", ["image", "label"])
+@pytest.mark.parametrize("name", LIES)
+def test_a_header_that_lies_is_one_line(cases, tmp_path, name, part):
+    path = getattr(cases[0], part)
+    fields, words = LIES[name]
+    lie(path, **fields)
+    with pytest.raises(ValueError, match=rf"^case 'case_1': {path} cannot be read \(.+\)$") as caught:
+        list(prepare(cases, PLAIN, tmp_path / "cache"))
+    assert re.search(words, str(caught.value))
+
+
+def uncompressed(case, **fields):
+    """The case's image as .nii, as long as it is said to be by nothing but its header."""
+    lie(case.image, **fields)
+    path = case.image.with_suffix("")
+    path.write_bytes(gzip.decompress(case.image.read_bytes()))
+    return Case(case.name, path, case.label)
+
+
+def test_an_uncompressed_file_is_as_long_as_its_header_says(cases, tmp_path):
+    whole = uncompressed(cases[0])
+    assert next(iter(prepare([whole], PLAIN, tmp_path / "cache"))).counts == {1: 3, 2: 1}
+    whole.image.write_bytes(whole.image.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="promises 592 bytes, and a file of 591 bytes holds 591 at most"):
+        list(prepare([whole], PLAIN, tmp_path / "cache"))
+
+
+def test_a_lie_costs_neither_memory_nor_time(cases, tmp_path):
+    """The largest volume that may be, in a sparse file, is refused when its label is another's; 10^13 voxels at once."""
+    list(prepare(cases[1:], PLAIN, tmp_path / "cache"))  # whatever is imported at first use is
+    huge = uncompressed(cases[0], dim=[3, 1024, 1024, 1024, 1, 1, 1, 1])
+    os.truncate(huge.image, 352 + 2 * 2**30)
+    lie(cases[1].image, dim=[3, 20000, 20000, 25000, 1, 1, 1, 1])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"the label is \(6, 5, 4\) voxels, its image \(1024, 1024, 1024\)"):
+            reading.read_case(huge, PLAIN)
+        with pytest.raises(ValueError, match="20000 x 20000 x 25000 voxels"):
+            reading.read_case(cases[1], PLAIN)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_follows_the_voxels_is_not_unpacked_for_ever(cases, tmp_path):
+    """A gigabyte of zeros behind a small volume, in about a megabyte."""
+    content = gzip.decompress(cases[0].image.read_bytes())
+    with gzip.open(cases[0].image, "wb", compresslevel=1) as file:
+        file.write(content)
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="it goes on after the voxels that its header promises"):
+            reading.read_case(cases[0], PLAIN)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_nifti_2_file_is_read_and_extensions_are_not(cases, tmp_path):
+    image, _ = anatomy()
+    file = nib.Nifti2Image(image, np.eye(4))
+    file.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"x" * 100))
+    nib.save(file, cases[0].image)
+    lying = gzip.decompress(cases[0].image.read_bytes()).replace(
+        np.int32(112).tobytes() + np.int32(6).tobytes(), np.int32(2**31 - 8).tobytes() + np.int32(6).tobytes()
+    )
+    cases[0].image.write_bytes(gzip.compress(lying))
+    assert np.int32(2**31 - 8).tobytes() in lying
+    volume = next(iter(prepare(cases, PLAIN, tmp_path / "cache")))
+    np.testing.assert_allclose(volume.image_XYZ, image / 100, atol=1e-3)
+
+
+def test_a_spacing_that_blows_a_volume_up_is_refused(one):
+    """6000 x 5000 x 40 voxels of six by five by four millimetres."""
+    fine = PLAIN.model_copy(update={"spacing": (0.001, 0.001, 0.1)})
+    words = r"at preprocess.spacing \[0.001, 0.001, 0.1\] it would have 1,200,000,000 voxels; 1,073,741,824 can be"
+    with pytest.raises(ValueError, match=f"case 'case_1': {words}"):
+        one(*anatomy(), fine)
+
+
+@pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, float("nan"))])
+def test_a_spacing_that_is_none_is_refused(one, spacing):
+    with pytest.raises(ValueError, match="preprocess.spacing: .* must be millimetres above 0"):
+        one(*anatomy(), PLAIN.model_copy(update={"spacing": spacing}))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_while_reading_is_one_line(cases, tmp_path, monkeypatch, error):
+    def full(*args, **kwargs):
+        raise error
+
+    for place, name in ((np, "asarray"), (reading, "scaled")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, full)
+            with pytest.raises(ValueError, match="case 'case_1': .*memory") as caught:
+                reading.read_case(cases[0], PLAIN)
+            assert "\n" not in str(caught.value)
+
+
+def test_a_voxel_too_bright_for_the_rest_is_refused(one):
+    image, label = anatomy()[0].astype(np.float32), anatomy()[1]
+    image[0, 0, 0] = -2e12
+    with pytest.raises(ValueError, match=r"case 'case_1': the image holds voxels beyond 1e\+12"):
+        one(image, label)
+
+
+def test_what_float16_cannot_say_is_refused(cases, monkeypatch):
+    monkeypatch.setattr(reading, "_intensity", lambda recipe: lambda image: image * 1e5)
+    with pytest.raises(ValueError, match="case 'case_1': a voxel is too bright to be scaled with the rest"):
+        reading.read_case(cases[0], PLAIN)
+
+
+def test_a_pipe_is_not_waited_for(cases, tmp_path):
+    cases[0].image.unlink()
+    os.mkfifo(cases[0].image)
+    with pytest.raises(ValueError, match=r"case 'case_1': .* cannot be read \(not a file\)"):
+        list(prepare(cases, PLAIN, tmp_path / "cache"))
 
 
 # The real data --------------------------------------------------------------------------------------------------------

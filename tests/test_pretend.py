@@ -12,7 +12,8 @@ from server.arrivals import make_schedule
 from simulations.outline import print_plan, spans
 from simulations.phantoms import LABELS
 from simulations.plan import Plan, check_names, make_plan, prepare_all
-from simulations.pretend import STREAM, materialise
+from simulations.pretend import materialise
+from simulations.stream import STREAM
 
 SMALL = {"shape": [24, 22, 20], "spacing": [8, 8, 9], "scanner": "ct_window"}
 NET = {"network": "UNet", "args": {"channels": [4, 8], "strides": [2], "num_res_units": 0}}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from simulations import ray_cluster
-from simulations.ray_cluster import cluster
+from simulations.ray_cluster import Shelf, cluster
 
 HOME = Path(__file__).parents[1]
 SMOKE = str(HOME / "configs" / "smoke.yaml")
@@ -73,6 +73,59 @@ def test_sigterm_in_a_round_saves_says_how_to_go_on_and_leaves_no_process(tmp_pa
     assert told.endswith(f"run_sim.py resume {folder}\n")
     assert told.count("\n") == 1
     assert within(10, lambda: not marked(mark)), marked(mark)
+
+
+RUN = """
+import math, os, signal, time
+from ray._private import worker
+from server.sites import GridSites
+from simulations.ray_cluster import RayStopped
+from simulations.ray_grid import Node, RayGrid
+from wire import Order
+
+def orders(number):
+    return [Order(run="r", round=number, task="train", site=site) for site in "ab"]
+
+try:
+    with RayGrid([Node("a", {"sleep": 1000}), Node("b")], app="tests.toy_client:app", actors=2) as grid:
+        for answer in GridSites(grid, deadline_s=math.inf, pause_s=0).ask({}, orders(1)):  # b has answered, a never will
+            [raylet] = worker._global_node.all_processes["raylet"]
+            os.kill(raylet.process.pid, signal.SIGKILL)
+            killed = time.monotonic()
+except RayStopped as stopped:
+    print(stopped, "at once" if time.monotonic() - killed < 20 else "late")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes by their environment")
+def test_a_ray_that_is_killed_ends_the_run_in_words_and_leaves_no_process(tmp_path: Path) -> None:
+    mark = f"SITESTREAM_TEST={tmp_path}"
+    told = {"capture_output": True, "text": True, "timeout": 90, "env": os.environ | dict([mark.split("=")])}
+    done = subprocess.run([sys.executable, "-c", RUN], cwd=HOME, **told)  # type: ignore[call-overload]
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Ray stopped: its raylet died at once\n", "")
+    assert within(10, lambda: not marked(mark)), marked(mark)
+
+
+@pytest.mark.parametrize(
+    ("dead", "words"),
+    [
+        (["gcs_server"], "Ray stopped: its head died"),
+        (["raylet", "gcs_server", "log_monitor"], "Ray stopped: its head and its raylet died"),
+    ],
+)
+def test_nothing_is_put_into_the_store_of_a_ray_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch, dead: list[str], words: str
+) -> None:
+    class Node:
+        def dead_processes(self) -> list[tuple[str, None]]:
+            return [(name, None) for name in dead]
+
+    monkeypatch.setattr(ray_cluster.ray, "put", lambda thing: pytest.fail("Ray would end this process here"))
+    monkeypatch.setattr(ray_cluster.ray_worker, "_global_node", Node())
+    with pytest.raises(ray_cluster.RayStopped, match=f"^{words}$"):
+        Shelf().put(Shelf())
+    dead[:] = ["log_monitor"]
+    ray_cluster.check_alive()
 
 
 def marked(mark: str) -> list[str]:

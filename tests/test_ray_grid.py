@@ -3,6 +3,7 @@
 import gc
 import math
 import os
+import signal
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ import ray
 from flwr.app import Message, RecordDict
 
 import packing
-from server.sites import GridSites
+from server.sites import AGAIN, GridSites
 from simulations import ray_grid
 from simulations.ray_cluster import cluster
 from simulations.ray_grid import Node, RayGrid, identify
@@ -57,7 +58,29 @@ def ask(grid: RayGrid, sites: Iterable[str], round: int = 1, shared: Weights = W
 
 
 def by_site(answers: list[Reply | Failure]) -> dict[str, Any]:
-    return {answer.site: answer for answer in answers}
+    return {answer.site: answer for answer in ends(answers)}
+
+
+def ends(answers: list[Reply | Failure]) -> list[Reply | Failure]:
+    """Without the news on the way."""
+    return [answer for answer in answers if not (isinstance(answer, Failure) and answer.again)]
+
+
+def kinds(answers: list[Reply | Failure]) -> list[str]:
+    """A word for each answer, in order."""
+    return ["reply" if isinstance(a, Reply) else f"{a.kind} again" if a.again else a.kind for a in answers]
+
+
+def content(site: str) -> RecordDict:
+    return packing.pack_order(Order(run="r", round=1, task="train", site=site), packing.pack_weights(WEIGHTS))
+
+
+def within(seconds: float, check: Callable[[], bool]) -> bool:
+    """Whether it comes true in time."""
+    end = time.monotonic() + seconds
+    while not (true := check()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return true
 
 
 def alive(pid: int) -> bool:
@@ -117,7 +140,49 @@ def test_an_actor_that_dies_is_replaced_and_the_round_goes_on(grid: Grid, capfd:
 
 def test_an_order_is_given_again_after_one_death(grid: Grid, tmp_path: Path) -> None:
     with grid(Node("a", {"exit": 9, "once": str(tmp_path / "died")})) as it:
-        assert [answer.site for answer in ask(it, "a") if isinstance(answer, Reply)] == ["a"]
+        news, reply = ask(it, "a")
+        assert kinds([news, reply]) == ["crashed again", "reply"]
+        assert news.reason == "its process died (killed by a signal, or out of memory?); tried again"
+        assert reply.ids == ()  # the same bytes as if nothing had happened: nothing is made smaller
+
+
+def test_an_order_that_ran_out_of_memory_is_given_again_with_the_word_and_only_that_one(grid: Grid, tmp_path: Path) -> None:
+    with grid(Node("a", {"memory": "4 GB for a patch", "once": str(tmp_path / "full")}), actors=1) as it:
+        news, reply = ask(it, "a")
+        assert kinds([news, reply]) == ["crashed again", "reply"]
+        assert news.reason == "MemoryError: 4 GB for a patch; tried again"
+        assert reply.ids == ("short",)
+        [reply] = ask(it, "a", 2)
+        assert reply.ids == ()
+
+
+def test_memory_that_is_not_enough_twice_is_a_failure(grid: Grid) -> None:
+    with grid(Node("a", {"memory": "4 GB for a patch"}), actors=1) as it:
+        answers = ask(it, "a")
+        assert kinds(answers) == ["crashed again", "crashed"]
+        assert answers[1].reason == "MemoryError: 4 GB for a patch, 2 times"
+
+
+def test_an_idle_actor_that_is_killed_costs_no_try(grid: Grid) -> None:
+    with grid(Node("a"), actors=1, retries=0) as it:
+        [first] = ask(it, "a")
+        os.kill(first.draws, signal.SIGKILL)
+        assert within(5, lambda: not alive(first.draws))
+        answers = ask(it, "a", 2)
+        assert kinds(answers) == ["reply"]
+        assert answers[0].draws != first.draws
+
+
+def test_an_actor_killed_while_it_starts_is_replaced(grid: Grid) -> None:
+    with grid(Node("a"), actors=1) as it:
+        [key] = it.push_messages([it.create_message(content("a"), "train", 2, "1")])
+        it._pool.advance(0)
+        ray.kill(it._pool.actors[0].handle)
+        came = []
+        while not came or came[-1].has_error():
+            came += it.pull_messages([key])
+        assert [reply.error.code for reply in came[:-1]] == [AGAIN + 8]
+        assert came[0].error.reason.startswith("its process did not start (its process died")
 
 
 @pytest.mark.parametrize("how", [{"sleep": 1000}, {"stop": 1}])
@@ -190,14 +255,13 @@ def test_the_server_does_not_grow_with_the_number_of_sites(grid: Grid) -> None:
         gc.collect()
         assert not (it._shelf.references)
         assert not (it._orders)
-        assert not (it._done)
+        assert not (it._came)
 
 
 def test_send_and_receive_gives_up_after_its_timeout(grid: Grid) -> None:
     with grid(Node("a"), Node("b", {"sleep": 1000})) as it:
         ask(it, "a")
-        content = packing.pack_order(Order(run="r", round=1, task="train", site="a"), packing.pack_weights(WEIGHTS))
-        messages = [it.create_message(content, "train", node, "1") for node in (2, 3, 77)]
+        messages = [it.create_message(content("a"), "train", node, "1") for node in (2, 3, 77)]
         start = time.monotonic()
         replies = {reply.metadata.reply_to_message_id: reply for reply in it.send_and_receive(messages, timeout=2)}
         assert time.monotonic() - start < 4
@@ -205,6 +269,12 @@ def test_send_and_receive_gives_up_after_its_timeout(grid: Grid) -> None:
         assert set(replies) == {first, lost}
         assert replies[first].has_content()
         assert replies[lost].error.code == 5
+
+
+def test_send_and_receive_takes_no_news_for_a_reply(grid: Grid, tmp_path: Path) -> None:
+    with grid(Node("a", {"exit": 9, "once": str(tmp_path / "died")})) as it:
+        [reply] = it.send_and_receive([it.create_message(content("a"), "train", 2, "1")])
+        assert reply.has_content()
 
 
 def test_flower_still_needs_an_identity_set_from_outside() -> None:

@@ -1,5 +1,7 @@
 """What the server tells sites of the federation's memory: quotas, scores, coverage, replay, and the mean."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -195,3 +197,36 @@ def test_no_site_that_learns_gets_nothing():
     known = remembered(total=12, floor=1)
     assert known.take(reply("a", EAST, sketches_NE=np.zeros((1, 3), np.int8), stream_left=0))  # refused, and its stream is over
     assert known.quotas(["a", "b"])["a"] > 1
+
+
+ODD = [
+    ({"sketches_NE": np.array(1, np.int8)}, "sketches must be a table of rows, not of shape ()"),
+    ({"sketches_NE": np.zeros((1, 3), np.float32)}, "sketches must be int8, not float32"),
+    ({"sketches_NE": np.zeros((1, 3), np.int8)}, "sketch 0 is all zeros"),
+    ({"sketches_NE": np.full((1, 3), 127, np.int8)}, "sketch 0 has length 1.73 x 127; within 5% of it is allowed"),
+    (
+        {"sketches_NE": np.array([[127, 0]], np.int8), "mean_E": np.zeros(2, np.float32)},
+        "sketches of 2 numbers; the federation's have 3",
+    ),
+    ({"sketches_NE": np.zeros((0, 3), np.int8)}, "1 ids for 0 sketches"),
+    ({"ids": ("x", "x"), "sketches_NE": sketches(EAST, UP)}, "1 of the 2 ids come twice"),
+    ({"ids": ("x" * 101,)}, "an id of 101 characters; at most 100"),
+    ({"mean_E": None}, "the mean feature is missing, not float32 [3]"),
+    ({"mean_E": np.zeros(3)}, "the mean feature is float64 [3], not float32 [3]"),
+    ({"mean_E": np.zeros(2, np.float32)}, "the mean feature is float32 [2], not float32 [3]"),
+    ({"mean_E": np.array([np.nan, 0, 0], np.float32)}, "the mean feature is no mean of unit vectors"),
+    ({"mean_E": np.array([3e38, 3e38, 0], np.float32)}, "the mean feature is no mean of unit vectors"),
+    ({"mean_E": np.array([0.8, 0.8, 0], np.float32)}, "the mean feature is no mean of unit vectors"),
+]
+
+
+@pytest.mark.parametrize(("odd", "reason"), ODD, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("first", [True, False])
+def test_odd_sketches_are_refused_in_one_line_in_a_first_round_too(odd, reason, first):
+    """There they are not kept, but their mean would be: of another length it could not be added to the others'."""
+    known = remembered()
+    if first:
+        known._centred = False
+    before = known.state()[0], known._mu().tolist()
+    assert known.take(replace(reply("a", EAST), **odd)) == reason
+    assert (known.state()[0], known._mu().tolist()) == before

@@ -1,14 +1,19 @@
 """The report of a pretend run: 4 sites, 5 rounds, a pause, a failure, partly different classes, a hostile name."""
 
+import base64
 import json
 import re
+import zipfile
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from run_sim import main
 from server.digest import read_run
 from server.memory_figures import effective_samples, memory_age, memory_shares, traffic
 from server.metrics import ResultMatrix, final_metrics
@@ -143,7 +148,17 @@ def headings(document: str) -> list[str]:
 
 
 def test_every_section_is_there(document: str) -> None:
-    expected = ["Arrivals", "Results", "Forgetting", "Classes", "Memory", "Training", "Test cases", "Metrics", "What went wrong"]
+    expected = [
+        "Arrivals",
+        "Results",
+        "Forgetting",
+        "Classes",
+        "Memory",
+        "Training",
+        "Test cases",
+        "Metrics",
+        "What went wrong",
+    ]
     assert headings(document) == [*expected, "How this was made"]
     assert len(headings(document)) == len(SECTIONS) - 2  # the headline has no heading of its own, no site a model of its own
     assert document.count("<figure>") == 8 + 4
@@ -161,11 +176,12 @@ def test_nothing_is_asked_of_the_network(document: str) -> None:
     sources = re.findall(r"""(?:src|href|srcset|url|action)\s*[=(]\s*["']?([^"'\s>)]+)""", document)
     assert sources and all(source.startswith("data:image/") for source in sources)
     assert "http://" not in document and "https://" not in document and "@import" not in document
-    assert not re.search(r"<(script|link|iframe|object)\b", document)
+    assert not re.search(r"<(link|iframe|object)\b", document)
+    assert re.findall(r"<script[^>]*>", document) == ["<script>"]  # our own, without a source
 
 
 def test_names_are_escaped(document: str) -> None:
-    assert "<script>" not in document and "&lt;script&gt;west" in document
+    assert "<script>west" not in document and "&lt;script&gt;west" in document
     assert "tumor &amp; cyst" in document and "&lt;b&gt;30 s" in document and "# &lt;i&gt;" in document
 
 
@@ -373,3 +389,166 @@ def test_numbers_read_well() -> None:
     assert (number(-0.12345), number(0.5, sign=True), number(None), number(float("nan"))) == ("−0.123", "+0.500", "–", "–")
     assert (duration(4.2), duration(59.7), duration(187), duration(7300)) == ("4.2 s", "1 min 0 s", "3 min 7 s", "2 h 1 min")
     assert (size(999), size(1_900_000)) == ("999 B", "1.9 MB")
+
+
+# Hostile folders ----------------------------------------------------------------------------------------------------------
+
+SCRIPT = "<script>alert(1)</script>\"'&$x$--><img src=x onerror=alert(1)>"
+INERT = "x" * len(SCRIPT)
+SETTINGS = {"strategy", "memory", "versions"}
+"""Their entries have names of the program's own."""
+
+
+def laced(value: Any, lace: str, key: str = "") -> Any:
+    """Every text of a row's, and every name that comes from a site, with something at its end."""
+    if isinstance(value, dict):
+        own = not key or key in SETTINGS or key.endswith("args")
+        return {name if own else name + lace: laced(item, lace, name if own else "x") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [laced(item, lace, key) for item in value]
+    return value if not isinstance(value, str) or key == "event" or value == "start" else value + lace
+
+
+def laced_folder(folder: Path, lace: str) -> Path:
+    """A run with an index in which every text ends so: record, R, config and slices."""
+    args = {"memory": {"policy": "selective", "args": {lace: lace}, "budget": lace}, "seed": lace, "paradigm": lace}
+    rows = [row | args if row["event"] == "run" else row for row in [*record_rows(), *index_rows()]]
+    rows = [laced(row, lace.replace("/", "|")) for row in rows]
+    matrix = result_matrix()
+    sites = tuple(site + lace.replace("/", "|") for site in matrix.sites)
+    stages = tuple(stage if stage == "start" else stage + lace.replace("/", "|") for stage in matrix.stages)
+    whole = replace(matrix, sites=sites, stages=stages, own={sites[0]: 0.5})
+    write_folder(folder, rows, whole, slices=False)
+    (folder / "config.yaml").write_text(f"name: {lace}\n")
+    with np.load(write_slices(folder, NORTH, "case_0")) as held:
+        texts = {"classes": np.array([name + lace for name in held["classes"]]), "case": lace, "when": lace}
+        there = folder / "sites" / sites[0] / "slices"
+        there.mkdir(parents=True)
+        np.savez(there / f"x{lace.replace('/', '|')}.npz", **{**held, **texts})
+    return folder
+
+
+class Elements(HTMLParser):
+    """The elements of a page with the names of their attributes, in order, and every attribute's value."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[str, ...]]] = []
+        self.values: list[tuple[str, str | None]] = []
+        self.feed(document)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, tuple(name for name, _ in attrs)))
+        self.values += attrs
+
+
+def test_no_text_of_a_folder_becomes_an_element_or_an_attribute(tmp_path: Path) -> None:
+    folders = laced_folder(tmp_path / "hostile", SCRIPT), laced_folder(tmp_path / "inert", INERT)
+    uncertainty = [{NORTH + lace: {"low": 3, "high": 1}} for lace in (SCRIPT, INERT)]
+    pages = [write_report(folder, given).read_text() for folder, given in zip(folders, uncertainty, strict=True)]
+    hostile, inert = map(Elements, pages)
+    assert hostile.found == inert.found  # the same page with another text in it
+    assert len(hostile.found) > 300 and pages[0].count("&lt;script&gt;alert(1)") > 50
+    assert {name for name, value in hostile.values if "alert" in (value or "")} == {"alt"}
+
+
+def test_no_text_in_a_figure_becomes_an_element_or_an_attribute(tmp_path: Path) -> None:
+    document = write_report(laced_folder(tmp_path / "hostile", SCRIPT)).read_text()
+    drawings = [base64.b64decode(code) for code in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", document)]
+    assert len(drawings) > 8
+    elements = [element for drawing in drawings for element in ElementTree.fromstring(drawing).iter()]
+    assert not {str(element.tag).rpartition("}")[2] for element in elements} & {"script", "foreignObject", "img", "a"}
+    links = [value for element in elements for name, value in element.attrib.items() if name.endswith("href")]
+    assert links and all(link.startswith(("#", "data:image/png;base64,")) for link in links)
+    assert not [value for element in elements for value in element.attrib.values() if "alert" in value]
+    assert not [name for element in elements for name in element.attrib if name.lower().startswith("on")]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 2 is no JSON"),
+        ("[" * 100_000, "line 2 is no JSON"),
+        ('{"event": 5}', "line 2: it names no event"),
+        ('{"event": "train", "round": 1}', "line 2: its event 'train' does not say 'site'"),
+        ('{"event": "train", "round": "1", "site": "a"}', "line 2: its 'round' is '1', not a round"),
+        ('{"event": "train", "round": 1000000000, "site": "a"}', "line 2: its 'round' is 1000000000, not a round"),
+        ('{"event": "train", "round": 1, "site": ["a"]}', "line 2: its 'site' is ['a'], not a name"),
+        ('{"event": "train", "round": 1, "site": "a", "loss_sum": Infinity}', "its 'loss_sum' is inf, not a number or null"),
+        (
+            '{"event": "train", "round": 1, "site": "a", "memory_classes": [1]}',
+            "its 'memory_classes' is [1], not whole numbers",
+        ),
+        ('{"event": "case", "stage": "a", "site": "a", "case": "c", "class": "x", "dice": 7}', "its 'dice' is 7, not a number"),
+        ('{"event": "metric", "id": "acc", "value": "<b>", "cells": 1}', "its 'value' is '<b>', not a number or null"),
+        ('{"event": "metric", "id": "acc", "value": 1, "cells": "<b>"}', "its 'cells' is '<b>', not a whole number from 0"),
+        ('{"event": "index", "round": 1, "quantiles": [1]}', "its 'quantiles' is [1], not three numbers or none"),
+        ('{"event": "end", "seconds": null}', "line 2: its 'seconds' is None, not a number"),
+        ('{"event": "site", "site": "\\ud800"}', "its 'site' is '\\ud800', not a name"),
+    ],
+)
+def test_a_line_that_no_run_writes_is_named_in_one_line(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "record.jsonl").write_text(f'{{"event": "run"}}\n{line}\n{{"event": "run"}}\n')
+    with pytest.raises(ValueError) as caught:
+        write_report(tmp_path)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"stage,a\nstart,7\n", "R.csv: 7 is no Dice"),
+        (b"stage,a\nstart,inf\n", "R.csv: inf is no Dice"),
+        (b"stage,a\nstart,x\n", "no result matrix"),
+        (b"stage,a\nstart,\xff\n", "R.csv: cannot be read"),
+        (b"stage,a\nstart," + b"1" * 200_000 + b"\n", "R.csv: "),
+        (b"stage,a,a\nstart,0.5,0.5\n", "R.csv: names a site twice"),
+        (b"stage," + b"a" * 300 + b"\nstart,0.5\n", "is no name of a site"),
+    ],
+)
+def test_a_matrix_that_is_none_is_named_in_one_line(tmp_path: Path, text: bytes, words: str) -> None:
+    (tmp_path / "record.jsonl").write_text('{"event": "run"}\n')
+    (tmp_path / "R.csv").write_bytes(text)
+    with pytest.raises(ValueError) as caught:
+        write_report(tmp_path)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_command_on_a_hostile_folder_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path, [*record_rows(1), {"event": "train", "round": None, "site": "a"}, {"event": "run"}], None)
+    assert main(["report", str(tmp_path)]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "its 'round' is None, not a round" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"label_XYZ": np.zeros((48, 40, 30))}, "must be bits of classes"),
+        ({"image_XYZ": np.full((48, 40, 30), np.nan)}, "no finite voxels"),
+        ({"spacing": np.array([0, 1, 1])}, "the spacing (0.0, 1.0, 1.0) is none"),
+        ({"case": "a\nb"}, "its names are none"),
+    ],
+)
+def test_slices_that_cannot_be_shown_are_named(tmp_path: Path, change: Row, words: str) -> None:
+    path = write_slices(tmp_path, NORTH, "case_0")
+    with np.load(path) as held:
+        np.savez(path, **{**held, **change})
+    with pytest.raises(ValueError) as caught:
+        read_slices(path)
+    assert str(caught.value).startswith("case_0.npz: ") and words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_slices_that_would_fill_the_memory_are_not_unpacked(tmp_path: Path) -> None:
+    path = write_slices(tmp_path, NORTH, "bomb")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("image_XYZ.npy", "w") as file:
+        for _ in range(1025):
+            file.write(bytes(2**20))
+    with pytest.raises(ValueError, match="it unpacks to more than 1024 MB"):
+        read_slices(path)
+
+
+def test_a_site_of_the_record_leads_to_no_other_folder(tmp_path: Path) -> None:
+    write_slices(tmp_path, NORTH, "case")
+    assert [path.name for path in find_slices(tmp_path, [NORTH])] == ["case.npz"]
+    assert find_slices(tmp_path / "sites", ["../../sites/north", f"{tmp_path}/sites/north", ".."]) == []

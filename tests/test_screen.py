@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from simulations.lines import Lines
-from simulations.screen import Screen, clock, frame
+from simulations.screen import Screen, frame
+from simulations.silence import Silence
 from simulations.watch import Row, Watch
 
 
@@ -99,6 +100,31 @@ def test_a_failure_and_why_stay_until_the_site_succeeds(folder):
     folder.train(2, "a")
     row = watch.update()[0]
     assert (row.state, row.why) == ("present", "")
+
+
+def test_a_fault_is_shown_until_the_site_succeeds(folder):
+    watch = Watch(folder.path, ["a"], 3)
+    folder.event("fault", round=1, site="a", task="train", kind="crashed", reason="its process\ndied; tried again")
+    row = watch.update()[0]
+    assert (row.state, row.why, row.fault) == ("waiting", "", "its process died; tried again")
+    assert "a: its process died; tried again" in text(watch, [row])
+    folder.train(1, "a")
+    assert watch.update()[0].fault == ""
+
+
+def test_a_fault_that_a_reply_tells_of_is_shown_until_the_next_reply(folder):
+    watch = Watch(folder.path, ["a"], 3)
+    folder.event("fault", round=1, site="a", task="train", kind="memory", reason="2 patches at a time")
+    folder.train(1, "a")
+    assert watch.update()[0].fault == "2 patches at a time"
+    folder.train(2, "a")
+    assert watch.update()[0].fault == ""
+
+
+def test_a_fault_of_the_server_s_is_no_site_s(folder):
+    watch = Watch(folder.path, ["a"], 3)
+    folder.event("fault", round=1, site="", task="resume", kind="damaged", reason="round-1 is damaged")
+    assert [(row.site, row.fault) for row in watch.update()] == [("a", "")]
 
 
 def test_half_lines_and_unreadable_files_are_looked_at_again(folder):
@@ -210,10 +236,6 @@ def test_many_sites_fit_a_small_terminal(tmp_path):
     assert len(text(Watch(tmp_path, [], 3), rows, 80).splitlines()) >= 64
 
 
-def test_clock():
-    assert [clock(s) for s in (0, 65, 3599.6, 7265)] == ["0:00", "1:05", "1:00:00", "2:01:05"]
-
-
 # Lines ---------------------------------------------------------------------------------------------------------------
 
 
@@ -258,8 +280,119 @@ def test_lines_one_per_event_worth_one():
     assert told == TOLD == list(Lines(2).tell(events()))
 
 
+def test_lines_of_what_the_run_made_up_for():
+    told = Lines(2).tell(
+        [
+            {"event": "fault", "round": 3, "site": "east", "kind": "crashed", "reason": "its process died; tried again"},
+            {"event": "fault", "round": 2, "site": "", "kind": "damaged", "reason": "round-2 is damaged"},
+            {"event": "changed", "key": "train.lr", "before": 0.1, "after": 0.2, "round": 2},
+        ]
+    )
+    assert list(told) == [
+        "round 3: east: its process died; tried again",
+        "round 2: round-2 is damaged",
+        "train.lr was 0.1 and is 0.2 from here on",
+    ]
+
+
 def test_lines_of_a_resumed_run_begin_where_it_goes_on():
     assert Lines(2).first([*events()][:12]) == ["resumed after round 1 of 2", TOLD[4]]
+
+
+# Silence -------------------------------------------------------------------------------------------------------------
+
+
+class Wait:
+    """A run that waits, with a clock that is moved by hand."""
+
+    def __init__(self, folder, sites):
+        self.folder, self.now = folder, 1000.0
+        self.watch = Watch(folder.path, sites, 9, clock=lambda: self.now)
+        self.silence = Silence(self.watch, 60.0)
+
+    def waits(self, task, sites=(), deadline_s=None, since=1.0):
+        facts = {"task": task, "round": 5, "sites": list(sites), "since": since, "deadline_s": deadline_s}
+        (self.folder.path / "waiting.json").write_text(json.dumps(facts))
+
+    def look(self, after=0.0):
+        self.now += after
+        rows = self.watch.update()
+        self.silence.look(rows)
+        return self.silence.line(rows)
+
+
+def test_the_head_says_who_is_waited_for(folder):
+    run = Wait(folder, ["east", "west"])
+    run.look()
+    assert run.silence.title() == ""
+    run.waits("train", ["east", "west"])
+    run.look()
+    run.look(80)
+    assert run.silence.title() == "waiting for east, west: train, 1:20"
+    run.waits("train", ["west"])
+    run.look()
+    assert run.silence.title() == "waiting for west: train, 1:20"
+    run.waits("train")  # all have answered: the updates are being checked
+    run.look()
+    assert run.silence.title() == ""
+    run.waits("merging", since=2.0)
+    run.look(5)
+    assert run.silence.title() == "merging, 0:00"
+    assert run.look(7) == "round 5: still merging, for 0:07"
+
+
+def test_a_long_silence_names_who_keeps_it_and_since_when(folder):
+    run = Wait(folder, ["east", "west"])
+    run.waits("train", ["east", "west"], 3600.0)
+    run.look()
+    folder.progress("east", "train", round=5, step=3, steps=40)
+    run.look(10)
+    assert run.look(70) == (
+        "round 5: still waiting for east (training, step 3/40, last sign of life 70 s ago; deadline in 58:50), "
+        "west (no sign of life yet; deadline in 58:40)"
+    )
+    assert "west (no sign of life yet)" in run.look(3600)  # it has had to wait for its turn
+
+
+def test_the_deadline_of_an_order_that_is_given_again_begins_anew(folder):
+    run = Wait(folder, ["east"])
+    run.waits("train", ["east"], 100.0)
+    folder.progress("east", "train", round=5, step=3, steps=40)
+    run.look()
+    folder.event("fault", round=5, site="east", task="train", kind="late", reason="no answer within 100 s; tried again")
+    run.look(100)
+    assert run.look(30).endswith("deadline in 1:10)")
+
+
+def test_news_ends_a_silence_and_a_finished_run_has_none(folder):
+    run = Wait(folder, ["east"])
+    assert run.look(59) == "no news for 0:59" and not run.silence.due()
+    run.look(1)
+    assert run.silence.due() and run.silence.too_long()
+    run.look(1)
+    assert not run.silence.due()  # said already
+    for news in (
+        lambda: folder.progress("east", "train", round=1, step=1, steps=9),
+        lambda: folder.event("arrive", round=1, site="east", stage="east"),
+        lambda: run.waits("train", ["east"]),
+    ):
+        news()
+        run.look(50)
+        assert run.silence.seconds() == 0
+    folder.event("end", seconds=1.0)
+    run.look()
+    run.look(999)
+    assert not run.silence.due() and not run.silence.too_long()
+
+
+def test_the_file_of_a_killed_run_is_not_believed(folder):
+    Wait(folder, ["east"]).waits("train", ["east"])
+    run = Wait(folder, ["east"])
+    run.look(5)
+    assert run.silence.title() == ""
+    run.waits("train", ["east"], since=7.0)
+    run.look()
+    assert run.silence.title() == "waiting for east: train, 0:00"
 
 
 # Screen --------------------------------------------------------------------------------------------------------------
@@ -275,6 +408,20 @@ def test_plain_when_not_a_terminal(folder):
         "round 1: [red]a failed to train (crashed): [bold]two lines [0m",
         "stopped in round 1 of 2 after 0:00",
     ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_silence_is_broken_by_one_line(folder, monkeypatch, terminal):
+    monkeypatch.setattr("simulations.screen.PERIOD_S", {"live": 0.05, "plain": 0.05})
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, height=30, color_system=None)
+    with Screen(folder.path, ["[red]a"], 2, console, watch_s=0.2):
+        (folder.path / "waiting.json").write_text('{"task": "train", "round": 1, "sites": ["[red]a"], "since": 1}')
+        deadline = time.monotonic() + 10
+        while "still" not in console.file.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    lines = [line.strip() for line in console.file.getvalue().splitlines() if "still" in line]
+    assert lines[0] == "round 1: still waiting for [red]a (no sign of life yet)"
+    assert terminal or len(lines) == 1
 
 
 @pytest.mark.parametrize("terminal", [False, True])

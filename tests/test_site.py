@@ -219,6 +219,18 @@ def test_progress_is_told_in_a_file(site, monkeypatch):
     assert None not in training.values()
 
 
+def test_a_disk_that_takes_no_progress_stops_no_round(site, monkeypatch):
+    def full(self, text):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(site.folder), "write_text", full)
+        site.progress.show("train", force=True, step=1)
+    assert not (site.folder / "progress.json").exists()
+    site.progress.show("train", force=True, step=2)
+    assert json.loads((site.folder / "progress.json").read_text()) == {"site": "tiny", "task": "train", "step": 2}
+
+
 def test_few_volumes_are_open_at_a_time(make_site, monkeypatch):
     """Each holds two open files: a site of a thousand cases must not open them all."""
     monkeypatch.setattr(work, "OPEN_VOLUMES", 2)

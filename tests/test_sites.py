@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 
 import packing
 import wire
-from server.sites import GridSites, one_line
+from server.sites import AGAIN, GridSites, one_line
+from simulations.local import LocalSites
 from simulations.ray_grid import identify
 from tests import toy_client
 from wire import Failure, Order, Reply, Weights
@@ -129,14 +130,78 @@ def test_errors_become_failures_and_the_others_are_not_hindered(node: Answer, ki
     assert failure.reason.startswith(reason)
 
 
-def test_a_reply_to_another_round_or_run_is_invalid() -> None:
-    def stale(message: Message) -> Message:
-        reply = wire.Reply(run="r", round=2, task="train", site="a")
-        return Message(packing.pack_reply(reply), reply_to=message)
+@pytest.mark.parametrize(
+    ("name", "told", "asked"), [("run", "q", "r"), ("round", 2, 3), ("task", "evaluate", "train"), ("site", "b", "a")]
+)
+def test_a_reply_that_was_meant_for_another_order_is_invalid(name: str, told: object, asked: object) -> None:
+    def replayed(message: Message) -> Message:
+        facts: dict[str, Any] = {"run": "r", "round": 3, "task": "train", "site": "a", name: told}
+        return Message(packing.pack_reply(Reply(**facts)), reply_to=message)
 
-    [failure] = ask({"a": stale}, [order("a")])
+    [failure] = ask({"a": replayed}, [order("a")])
     assert isinstance(failure, Failure)
-    assert failure.reason == "the reply says round 2, the order 3"
+    assert (failure.kind, failure.reason) == ("invalid", f"the reply says {name} {told!r}, the order {asked!r}")
+
+
+def test_a_message_that_answers_nothing_and_a_second_answer_are_ignored() -> None:
+    class Chatty(FakeGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            stray = Message(Error(2, "nobody asked"), reply_to=self.pushed[-1])
+            stray.metadata.__dict__["_reply_to_message_id"] = "m77"
+            [reply] = super().pull_messages(message_ids)
+            return [stray, reply, reply]
+
+    identify()
+    answers = list(GridSites(Chatty({"a": toy("a")}), deadline_s=1, pause_s=0).ask(WEIGHTS, [order("a")]))  # type: ignore[arg-type]
+    assert [type(answer) for answer in answers] == [Reply]
+
+
+def test_news_of_an_order_leaves_it_open() -> None:
+    class Twice(FakeGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            message = self.pushed[-1]
+            told = [Message(Error(AGAIN + 8, "its process died; tried again"), reply_to=message)]
+            return [*told, *super().pull_messages(message_ids)]
+
+    identify()
+    news, reply = GridSites(Twice({"a": toy("a")}), deadline_s=1, pause_s=0).ask(WEIGHTS, [order("a")])  # type: ignore[arg-type]
+    reason = "its process died; tried again"
+    assert news == Failure(site="a", round=3, task="train", kind="crashed", reason=reason, again=True)
+    assert isinstance(reply, Reply)
+
+
+def test_a_reply_that_is_too_large_is_refused_unread() -> None:
+    def bulky(message: Message) -> Message:
+        big = Array(dtype="float32", shape=(1,), stype="nonsense", data=b"x" * 1_200_000)
+        content = RecordDict({"weights": ArrayRecord({"w": big}), "facts": ConfigRecord({"json": "{" * 300_000})})
+        return Message(content, reply_to=message)
+
+    identify()
+    for limit, reason in ((1.0, "the reply is 2 MB; wire.max_reply_mb is 1"), (1.6, "the reply cannot be read: ")):
+        grid = FakeGrid({"a": bulky})
+        [failure] = GridSites(grid, deadline_s=1, pause_s=0, max_reply_mb=limit).ask(WEIGHTS, [order("a")])  # type: ignore[arg-type]
+        assert isinstance(failure, Failure)
+        assert failure.kind == "invalid"
+        assert failure.reason.startswith(reason)
+
+
+def test_a_node_whose_name_cannot_be_a_site_s_is_left_alone_and_the_log_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    grid = FakeGrid({"a": toy("a"), "../x": toy("../x"), "<b>": toy("<b>"), "-": toy("-"), "élan_1-b": toy("élan_1-b")})
+    sites = GridSites(grid, deadline_s=1, pause_s=0)  # type: ignore[arg-type]
+    assert sites.connected() == sites.connected() == {"a", "élan_1-b"}
+    said = [record.message for record in caplog.records]
+    assert [line.partition(" is ")[0] for line in said] == ["the node '-'", "the node '../x'", "the node '<b>'"]
+
+
+def test_a_silence_is_told_with_who_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
+    identify()
+    silent: Answer = lambda message: None  # noqa: E731
+    grid = FakeGrid({"a": toy("a"), "east": silent, "west": silent})
+    sites = GridSites(grid, deadline_s=0.5, pause_s=0.01, watch_s=0.1)  # type: ignore[arg-type]
+    assert len(list(sites.ask(WEIGHTS, [order("a"), order("west"), order("east")]))) == 3
+    said = [record.message for record in caplog.records]
+    assert 1 <= len(said) <= 3  # after .1, .2 and .4 s
+    assert set(said) == {"round 3: still waiting for east, west (train; deadline in 0:00)"}
 
 
 def test_a_site_unknown_to_the_grid_is_lost() -> None:
@@ -159,6 +224,43 @@ def test_a_long_reason_is_cut() -> None:
     assert one_line("x" * 1000).endswith("...")
     assert len(one_line("x" * 1000)) == 300
     assert one_line("two\n lines") == "two lines"
+
+
+# This very process ---------------------------------------------------------------------------------------------------
+
+
+class Raising:
+    """A site that raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def answer(self, order: Order, weights: Weights) -> Reply:
+        raise self.error
+
+
+def local(error: BaseException) -> LocalSites:
+    sites = LocalSites.__new__(LocalSites)
+    sites._sites = {"a": Raising(error)}  # type: ignore[dict-item]
+    return sites
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("two\nlines"), "two lines"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_whatever_a_site_here_raises_is_its_failure(error: Exception, reason: str) -> None:
+    [failure] = local(error).ask(WEIGHTS, [order("a")])
+    assert failure == Failure(site="a", round=3, task="train", kind="crashed", reason=reason)
+
+
+def test_an_interrupt_is_no_fault_of_a_site_s() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        list(local(KeyboardInterrupt()).ask(WEIGHTS, [order("a")]))
 
 
 def facts(text: str) -> RecordDict:

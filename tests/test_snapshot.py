@@ -30,6 +30,7 @@ def test_a_snapshot_is_on_disk_before_it_is_there_by_name(tmp_path, monkeypatch)
     log = disk.watch(monkeypatch)
     commit(tmp_path, "r", 3, kept(5), keep=2)
     disk.assert_durable(tmp_path / "r" / "000003", log)
+    assert ("sync", tmp_path.stat().st_ino) in log  # the name of the run's folder
 
 
 def test_optimizer_scalars_keep_their_shape(tmp_path):
@@ -73,12 +74,66 @@ def test_drafts_of_killed_processes_are_swept_and_never_read(tmp_path):
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["000001"]
 
 
-@pytest.mark.parametrize("file", ["state.json", "optimizer.safetensors", "memory.safetensors"])
-def test_a_damaged_snapshot_is_named(tmp_path, file):
+# Damage -----
+
+
+FILES = ("SHA256SUMS", "memory.safetensors", "state.json", *(f"{name}.safetensors" for name in snapshot.TENSORS.values()))
+
+
+def test_the_files_of_a_snapshot_are_those_that_are_damaged_below(tmp_path):
     commit(tmp_path, "r", 1, kept(2), keep=2)
-    (tmp_path / "r" / "000001" / file).write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"the snapshot .*000001 cannot be read"):
+    assert {path.name for path in (tmp_path / "r" / "000001").iterdir()} == set(FILES)
+
+
+@pytest.mark.parametrize("damage", disk.DAMAGES)
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_snapshot_is_named_and_passed_over_for_the_newest_whole_one(tmp_path, caplog, file, damage):
+    for round in (1, 2, 4):
+        commit(tmp_path, "r", round, kept(2 * round, served=round), keep=2)
+    disk.DAMAGES[damage](tmp_path / "r" / "000004" / file)
+    found = before(tmp_path, "r", 5)
+    assert (found.cursor, found.restored) == (4, 2)
+    assert f"the snapshot {tmp_path / 'r' / '000004'} cannot be read ({file} " in caplog.text
+    assert "the state after round 2 is used" in caplog.text
+    assert before(tmp_path, "r", 4).restored is None  # the damage is not in what that round begins from
+
+
+def test_where_no_snapshot_is_whole_a_site_does_not_begin_anew(tmp_path):
+    for round in (1, 2):
+        commit(tmp_path, "r", round, kept(2 * round, served=round), keep=2)
+        disk.flip(tmp_path / "r" / f"{round:06d}" / "memory.safetensors")
+    words = r"000002 cannot be read \(memory.safetensors does not match its checksum\), and no older one is whole"
+    with pytest.raises(ValueError, match=words):
+        before(tmp_path, "r", 3)
+
+
+def test_a_snapshot_of_an_older_version_is_named(tmp_path):
+    commit(tmp_path, "r", 1, kept(2), keep=2)
+    (tmp_path / "r" / "000001" / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match=r"000001 cannot be read \(SHA256SUMS is missing: .*an older version wrote it\)"):
         before(tmp_path, "r", 2)
+
+
+def test_too_many_open_files_are_no_damage(tmp_path, monkeypatch):
+    for round in (1, 2):
+        commit(tmp_path, "r", round, kept(2 * round), keep=2)
+
+    def exhausted(folder):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("durable.check", exhausted)
+    with pytest.raises(OSError, match="Too many open files"):
+        before(tmp_path, "r", 3)
+
+
+def test_a_site_says_from_where_it_began_and_how_long_it_took_to_be_safe(site):
+    first, second = through(site, [1, 2])
+    assert "restored" not in second.rows[0] and 0 < second.rows[0]["saving"] < second.rows[0]["seconds"]
+    disk.truncate(site.folder / "state" / "run1" / "000002" / "state.json")
+    again = site.answer(order(round=3), first.weights)
+    assert again.rows[0]["restored"] == 1
+    # what round 3 does after the state of round 1: two more cases, as round 2 did
+    assert again.rows[0]["stream_left"] == second.rows[0]["stream_left"]
 
 
 # Crashes -----
@@ -104,8 +159,8 @@ def test_a_crash_in_the_middle_of_a_round_leaves_the_one_before(make_site, monke
     assert content(site.answer(order(round=2), first.weights)) == content(expected)
 
 
-@pytest.mark.parametrize("part", ["save", "save_file"])
-def test_a_crash_while_the_snapshot_is_written_leaves_the_one_before(site, monkeypatch, part):
+@pytest.mark.parametrize("part", ["clients.snapshot.store.save", "clients.snapshot.save_file", "durable.seal", "os.replace"])
+def test_a_full_disk_while_the_snapshot_is_written_leaves_the_one_before(site, monkeypatch, part):
     first = through(site, [1])[0]
     left = remembered(site, 1)
 
@@ -113,10 +168,10 @@ def test_a_crash_while_the_snapshot_is_written_leaves_the_one_before(site, monke
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot.store if part == "save" else snapshot, part, crash)
+        patch.setattr(part, crash)
         with pytest.raises(OSError, match="No space"):
             site.answer(order(round=2), first.weights)
-    assert remembered(site, 1) == left
+    assert remembered(site, 1) == left and rounds_kept(site) == ["000001"]
     assert before(site.folder / "state", "run1", 3).cursor == 2
     site.answer(order(round=2), first.weights)
     assert rounds_kept(site) == ["000001", "000002"]

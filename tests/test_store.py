@@ -112,6 +112,15 @@ def test_flipped_number_is_noticed(tmp_path):
         load(tmp_path)
 
 
+def test_the_same_memory_gives_the_same_bytes(tmp_path):
+    """Ten times: where a file's facts stand in any order, two of them agree every second time."""
+    written = set()
+    for _ in range(10):
+        save(two(), tmp_path)
+        written.add((tmp_path / FILE).read_bytes())
+    assert len(written) == 1
+
+
 def test_missing_and_foreign_files_are_told(tmp_path):
     with pytest.raises(ValueError, match=r"memory\.safetensors: no memory is stored here"):
         load(tmp_path)

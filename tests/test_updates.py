@@ -10,9 +10,11 @@ import pytest
 
 from server import checkpoint
 from server.conduct import conduct
+from server.orders import CannotContinue
 from tests.fakes import Change, Fake, FakeSites, fake_run
 from tests.site_orders import initial, order
 from tests.test_loop import failing, interrupted, model, rows, timeless
+from wire import Reply
 
 BOTH = {"a": [[1, None]], "b": [[1, None]]}
 NAN = np.array([1, np.nan], np.float32)
@@ -36,6 +38,8 @@ REFUSED = [
     (changed(body=NAN), "body is not finite"),
     (changed(body=NAN * np.float32(np.inf)), "body is not finite"),
     (changed(body=np.zeros(3, np.float32)), "body is float32 [3], the model's float32 [2]"),
+    (changed(body=np.array([3e38, 0], np.float32)), "body has numbers above 1e+12"),
+    (changed(body=np.array([0, -2e12], np.float32)), "body has numbers above 1e+12"),
     (changed(odd=NAN), "its tensors are not the model's: odd is unknown"),
     (saying(body=np.zeros(3, np.float32)), "what it says beside its weights: body is float32 [3], the model's float32 [2]"),
     (saying(body=NAN), "what it says beside its weights: body is not finite"),
@@ -138,6 +142,14 @@ def test_more_draws_than_the_stream_allows_are_refused(tmp_path):
     assert model(tmp_path)[0]["body"] == [1.0, 1.0]
 
 
+def test_a_memory_larger_than_was_asked_for_is_refused(tmp_path):
+    """It would count as held cases, in normdel and in quotas."""
+    sites = FakeSites({"a": Fake(1), "b": Fake(5)}, {("b", "train", 1): claiming(rows=({"memory": 6},))})
+    conduct(sites, fake_run(arrivals={"visits": BOTH, "rounds": 1}, memory={"budget": 5}), tmp_path)
+    assert rows(tmp_path, "failure", "reason") == [("it says that it keeps 6 samples; it was asked to keep 5",)]
+    assert model(tmp_path)[0]["body"] == [1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("objective", "said", "reason"),
     [
@@ -164,3 +176,75 @@ def test_updates_that_are_too_few_to_merge_teach_nothing_and_each_site_is_told(t
     assert told(sites) == {"a": ["", "", reason], "b": ["", "", reason], "c": ["", "", "it rains"]}
     train = [order for order in sites.asked if order.task == "train" and order.site == "a"]
     assert [(order.taught, order.merged) for order in train] == [((), 0), (("liver",), 1), (("liver",), 1)]
+
+
+@pytest.mark.parametrize("merge", ["average", "momentum", "adam", "yogi", "median", "trimmed", "krum"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_numbers_that_are_let_in_never_make_the_model_infinite(tmp_path, merge, sign):
+    """1e12 from every site, with both signs in turn: squares, sums and distances stay finite for as long as a run lasts."""
+    site = [Fake(tests=0) for _ in range(5)]  # their Dice would be none
+
+    def huge(reply: Reply) -> Reply:
+        number = np.float32(1e12) * sign * (-1) ** reply.round
+        return replace(reply, weights={name: np.full_like(tensor, number) for name, tensor in reply.weights.items()})
+
+    names = "abcde"
+    changes = {(name, "train", n): huge for name in names for n in range(1, 7)}
+    visits = {name: [[1, None]] for name in names}
+    strategy = {"merge": merge} if merge in ("average", "momentum", "adam", "yogi") else {"merge": merge, "weigh": "equal"}
+    conduct(
+        FakeSites(dict(zip(names, site, strict=True)), changes),
+        fake_run(names, arrivals={"visits": visits, "rounds": 6}, strategy=strategy),
+        tmp_path,
+    )
+    assert rows(tmp_path, "failure", "reason") == []
+    assert all(np.isfinite(numbers).all() for numbers in model(tmp_path)[0].values())
+
+
+FIRST = {"body": np.zeros(2, np.float32), "head": np.zeros(1, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"weights": {}}, "it holds no weights"),
+        ({"weights": FIRST | {"body": NAN}}, "body is not finite"),
+        ({"weights": FIRST | {"body": np.full(2, 1e13, np.float32)}}, "body has numbers above 1e+12"),
+        ({"weights": FIRST | {"body": np.zeros(2, np.int64)}}, "body is int64, not of floats"),
+        ({"weights": FIRST | {"head": np.array(0, np.float32)}}, "head is a single number, not the rows of a head"),
+        ({"weights": FIRST, "roles": {"body": "body"}}, "its roles are not its tensors': head is missing"),
+        ({"weights": FIRST, "roles": {"body": "body", "head": "boss"}}, "head is a 'boss', not one of body, head, norm"),
+    ],
+)
+def test_first_weights_that_are_no_model_stop_the_run_in_words(tmp_path, said, reason):
+    sites = FakeSites({"a": Fake()}, {("a", "init", 0): claiming(**said)})
+    with pytest.raises(CannotContinue) as caught:
+        conduct(sites, fake_run(["a"]), tmp_path)
+    assert str(caught.value) == f"no initial weights: a: {reason}"
+
+
+def test_a_reason_is_one_line_whatever_a_site_says(tmp_path):
+    names = tuple(f"class {i}\u00a0" * 20 for i in range(40))
+    sites = FakeSites({"a": Fake(1), "b": Fake(5)}, {("b", "train", 1): claiming(classes=names)})
+    conduct(sites, fake_run(arrivals={"visits": BOTH, "rounds": 1}), tmp_path)
+    ((reason,),) = rows(tmp_path, "failure", "reason")
+    assert reason.startswith("it annotates class 0") and len(reason) <= 300
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"classes": ("a\nb",)}, r"its 'classes' is ('a\nb',), not a list of names"),
+        (
+            {"classes": tuple(map(str, range(2000)))},
+            "its 'classes' is ('0', '1', '2', '3', '4', '5', ...), not a list of names",
+        ),
+        ({"ids": ("x" * 201,)}, "its 'ids' is ('xxxxxxxxxxxx...xxxxxxxxxxxxx',), not a list of names"),
+        ({"ids": ("x",) * 100_001}, "its 'ids' is ('x', 'x', 'x', 'x', 'x', 'x', ...), not a list of names"),
+        ({"draws": 2**53 + 1}, "its 'draws' is 9007199254740993, not a whole number from 0"),
+    ],
+)
+def test_what_no_record_could_hold_is_refused(tmp_path, said, reason):
+    sites = FakeSites({"a": Fake(1), "b": Fake(5)}, {("b", "train", 1): claiming(**said)})
+    conduct(sites, fake_run(arrivals={"visits": BOTH, "rounds": 1}), tmp_path)
+    assert rows(tmp_path, "failure", "site", "reason") == [("b", reason)]

@@ -1,7 +1,8 @@
 """A ClientApp for the grid's tests: doubles the weights it gets, or misbehaves as the node's config says.
 
-Node config: `sleep` (seconds), `raise` (text), `exit` (status), `stop` (ignore the world for so many seconds), `once` (a file:
-misbehave only if it does not exist yet, and make it), `lie` (another site's name), `mb` (reply with so much).
+Node config: `sleep` (seconds), `raise` (text), `memory` (text of a MemoryError), `exit` (status), `stop` (ignore the world for
+so many seconds), `once` (a file: misbehave only if it does not exist yet, and make it), `lie` (another site's name), `mb`
+(reply with so much).
 """
 
 import os
@@ -41,6 +42,7 @@ def answer(message: Message, context: Context) -> Message:
         draws=os.getpid(),
         new_cases=order.quota,
         classes=(os.environ["OMP_NUM_THREADS"], os.environ["HOME"]) if "tell" in told else (),
+        ids=("short",) if told.get("short-of-memory") else (),
     )
     return Message(packing.pack_reply(reply), reply_to=message)
 
@@ -59,6 +61,8 @@ def _misbehave(told: dict) -> None:
     time.sleep(float(told.get("sleep", 0)))
     if "raise" in told:
         raise RuntimeError(str(told["raise"]))
+    if "memory" in told:
+        raise MemoryError(str(told["memory"]))
     if "exit" in told:
         os._exit(int(told["exit"]))
     if "stop" in told:
