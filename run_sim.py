@@ -6,6 +6,7 @@
     python run_sim.py resume runs/hippocampus          go on where a run stopped, whatever stopped it
     python run_sim.py report runs/hippocampus          write its report.html anew
     python run_sim.py memory runs/hippocampus          what each site's memory holds, what was dropped and why
+    python run_sim.py study studies/smoke.yaml         a grid of runs, several at once, and their tables
     python run_sim.py predict runs/hippocampus/model.safetensors scans/ -o segmented
 
 Exit codes: 0 done; 2 a mistake in what was asked (one line says which); 3 the run could not be completed (and how to
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _do(arguments: list[str]) -> int:
     commands = {"run": do_run, "resume": do_resume, "check": do_check, "report": do_report, "memory": do_memory}
-    commands |= {"predict": do_predict}
+    commands |= {"predict": do_predict, "study": do_study}
     try:
         args = read_arguments(arguments, __doc__, commands)
         return int(args.do(args))
@@ -149,6 +150,16 @@ def do_predict(args: argparse.Namespace) -> int:
     return _complain(f"{failed} of {of} images failed", 2 if failed == of else 3) if failed else 0
 
 
+def do_study(args: argparse.Namespace) -> int:
+    """Do what is left of a study's runs, and compare them."""
+    INTERRUPT.go_on = f"go on with: {_again('study', args.file)}"
+    from simulations.studies.command import conduct_study
+
+    facts = {"workers": args.workers, "retry_failed": args.retry_failed, "dry_run": args.dry_run}
+    failed = conduct_study(args.file, args.out, **facts, console=Console())
+    return _complain(f"{failed} of the study's cells failed", 3) if failed else 0
+
+
 def _write_report(folder: Path) -> Path:
     from server.report import write_report
     from simulations.holdings import held_by_uncertainty
@@ -209,10 +220,14 @@ def _go_on(folder: Path) -> str:
 
 
 def _to_resume(folder: Path) -> str:
-    """The command that goes on with a run, as this shell understands it: outside the venv, and in another folder."""
+    return _again("resume", folder)
+
+
+def _again(command: str, path: Path) -> str:
+    """A command as this shell understands it: outside the venv, and in another folder."""
     here = Path.cwd()
     ours = [path.relative_to(here) if path.is_relative_to(here) else path for path in map(Path, (sys.executable, __file__))]
-    return shlex.join([*map(str, ours), "resume", str(folder)])
+    return shlex.join([*map(str, ours), command, str(path)])
 
 
 if __name__ == "__main__":

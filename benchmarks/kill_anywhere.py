@@ -3,14 +3,15 @@
     python benchmarks/kill_anywhere.py [--times 50] [--engine ray] [--seed 0] [--write]
 
 The smoke config as a user runs it: `run_sim.py run`, then `resume` at once, without waiting for what a killed run left
-alive. Each life of a run is hit once, at an instant that is uniform over the duration of an undisturbed run, start-up and
-report included: kill -9 of its driver, one of its actors, its raylet, its gcs_server or one of Ray's agents, a kind that is
-there at that moment, kinds alike. If the run survives that, it goes on to its end; else it is resumed, and hit again. Each
-run that has come to its end is compared with an undisturbed one on the local engine, and a new one begins, in an empty
-cache. Linux only.
+alive. Each life of a run is hit once. Half of the instants are uniform over the duration of an undisturbed run, start-up
+and report included; Ray's start takes most of that, so the others are uniform over the rounds that are left: kill -9 of its
+driver, one of its actors, its raylet, its gcs_server or one of Ray's agents, a kind that is there at that moment, kinds
+alike. If the run survives that, it goes on to its end; else it is resumed, and hit again. Each run that has come to its end
+is compared with an undisturbed one on the local engine, and a new one begins, in an empty cache. Linux only.
 """
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from pages import put
 from sameness import differences
 from stages import Where, where
 
-CONFIG = "configs/smoke.yaml"
+CONFIG, ROUNDS = "configs/smoke.yaml", 6
 KINDS = ("driver", "actor", "raylet", "gcs_server", "agent")
 PAGE = ROOT / "docs" / "reliability.md"
 TOO_MANY = 20
@@ -77,7 +78,9 @@ class Trial:
     reference: Path = Path()
     """The undisturbed run."""
     duration_s: float = 0.0
-    """How long one takes."""
+    """How long one takes from its start."""
+    rounds_s: float = 0.0
+    """How long its rounds take."""
 
     def __call__(self, times: int) -> None:
         """Measure an undisturbed run, then kill; what came of it is in the fields then."""
@@ -85,6 +88,7 @@ class Trial:
             self.reference = self.undisturbed("reference", "local")
             whole = self.undisturbed("undisturbed", self.engine)
             self.duration_s = self.lives[-1].lasted
+            self.rounds_s = float(json.loads((whole / "summary.json").read_text())["seconds"]["total"])
             self.compare(whole)
             self.kill(times)
 
@@ -113,7 +117,7 @@ class Trial:
         folder = self.place / f"run{self.compared}"
         while True:
             life = self.start(folder, self.engine)
-            code = life.wait(self.rng.uniform(0, self.duration_s) if len(self.kills) < times else self.patience_s)
+            code = self.instant(life, folder) if len(self.kills) < times else life.wait(self.patience_s)
             if code is None and len(self.kills) < times:
                 code = self.hit(life, folder)
             if code is None:
@@ -125,6 +129,16 @@ class Trial:
                 return self.compare(folder)
             if len(self.found) > TOO_MANY:
                 raise SystemExit("\n".join(["too much goes wrong to go on:", *self.found]))
+
+    def instant(self, life: Life, folder: Path) -> int | None:
+        """Let a life go on up to the instant at which it is hit; its exit code if it ended before that."""
+        if self.rng.random() < 0.5:
+            return life.wait(self.rng.uniform(0, self.duration_s))
+        while where(folder, life.began).phase == "start-up":
+            if (code := life.wait(0.02)) is not None or life.age() > self.patience_s:
+                return code
+        left = 1 - where(folder, life.began).round / ROUNDS
+        return life.wait(self.rng.uniform(0, self.rounds_s * left))
 
     def start(self, folder: Path, engine: str) -> Life:
         """A new run, or the next life of one."""

@@ -37,6 +37,15 @@ NAME.nii.gz has the grid of the image NAME. What its values mean, and which clas
 it. Images that have been done are left out, so the same command goes on where it was stopped. Exit code 3: some images
 failed (each is named); 2: all of them, or a mistake in what was asked.
 """
+STUDY_EXAMPLES = """examples:
+  python run_sim.py study studies/smoke.yaml --dry-run       which runs there would be, and about how long they would take
+  python run_sim.py study studies/smoke.yaml                 do what is left of them, several at once, and write the tables
+  python run_sim.py study studies/smoke.yaml --retry-failed  the failed ones too
+
+A study is a recipe (base), what varies (variants, vary, bounds), seeds and orders: configs/study.py documents every key. Its
+runs lie in runs/cells under an address of what they do: no run is done twice, whichever study wants it, and one that was
+stopped goes on where it was. Exit code 3: some runs failed (each is named).
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,6 +83,7 @@ def read_arguments(given: Sequence[str], about: str | None, commands: Mapping[st
     memory.add_argument("--site", metavar="NAME", help="one site's samples, one by one")
     memory.add_argument("--evictions", action="store_true", help="the log of dropped samples, newest last")
     _add_predict(command("predict", "segment images with a model's file alone", PREDICT_EXAMPLES))
+    _add_study(command("study", "do the runs of a study and compare them", STUDY_EXAMPLES))
     for sub in (run, check, resume):
         sub.add_argument("--engine", choices=("local", "ray"), help="sites in this process, or on Ray actors")
         sub.add_argument("--actors", type=int, help="Ray actors at most (default: as many as there are cores)")
@@ -102,6 +112,16 @@ def engine_edits(args: argparse.Namespace) -> list[str]:
     """What --engine and --actors change of the config."""
     engine = [] if args.engine is None else [f"engine.name={args.engine}"]
     return engine + ([] if args.actors is None else [f"engine.actors={args.actors}"])
+
+
+def _add_study(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("file", type=Path, metavar="STUDY", help="a YAML file, e.g. studies/smoke.yaml")
+    sub.add_argument("--dry-run", action="store_true", help="say what there is to do and time a first round, but do nothing")
+    sub.add_argument("--retry-failed", action="store_true", help="try failed runs again")
+    sub.add_argument("--workers", type=int, metavar="N", help="runs at once (default: one per core)")
+    sub.add_argument(
+        "--out", type=Path, default=Path("runs"), metavar="DIR", help="where studies and their runs lie (default: runs)"
+    )
 
 
 def _add_predict(sub: argparse.ArgumentParser) -> None:

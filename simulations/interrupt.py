@@ -14,6 +14,10 @@ INTERRUPTED = 130
 """The exit code."""
 TOGETHER_S = 0.3
 """A signal that comes with the first is the same one: `timeout` sends its own twice."""
+FORK_S = 1.0
+"""Seconds for a process that is being started to become what it is to be."""
+KILL_S = 5.0
+"""Seconds for killed processes to be gone."""
 SHOW_CURSOR = "\033[?25h\n"
 MARK = "SITESTREAM_STARTED_BY"
 """An environment variable: the process id of the run to which a process of Ray's belongs."""
@@ -77,8 +81,35 @@ class Interrupt:
 def kill_started() -> None:
     """Kill the processes that were started for this one (with MARK in their environment) and have not ended, wherever their
     parents are. Linux; elsewhere they are left to notice by themselves."""
-    mark = f"{MARK}={os.getpid()}".encode()
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # gone meanwhile, or somebody else's
+    begin = time.monotonic()
+    while _forked() and time.monotonic() < begin + FORK_S:
+        time.sleep(0.01)
+    while (started := _started()) and time.monotonic() < begin + KILL_S:  # one that dies may just have started another
+        for process in started:
+            with suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _started() -> list[int]:
+    mark, found = f"{MARK}={os.getpid()}".encode(), []
+    for place in _processes():
+        with suppress(OSError):  # gone meanwhile, or somebody else's; one that is dead has no environment any more
             if mark in (place / "environ").read_bytes().split(b"\0"):
-                os.kill(int(place.name), signal.SIGKILL)
+                found.append(int(place.name))
+    return found
+
+
+def _forked() -> bool:
+    """Whether a child still is our likeness: interrupted in a start, it has its own program and environment in a moment."""
+    ours = Path("/proc/self/cmdline").read_bytes() if Path("/proc/self/cmdline").exists() else b""
+    for place in _processes():
+        with suppress(OSError, ValueError, IndexError):
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and (place / "cmdline").read_bytes() == ours:
+                return True
+    return False
+
+
+def _processes() -> Iterator[Path]:
+    return Path("/proc").glob("[0-9]*")

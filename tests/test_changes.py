@@ -34,6 +34,10 @@ def pair(**changes: Any) -> FakeSites:
     return FakeSites({"a": Fake(1, 1), "b": Fake(4, 3)}, **changes)
 
 
+def interrupted_here(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.fixture
 def stopped(tmp_path) -> Path:
     """A run of four rounds, stopped in its third."""
@@ -222,11 +226,13 @@ def test_a_run_is_finished_when_its_results_are_there_and_its_record_is_closed(t
     assert not is_finished(tmp_path)
 
 
-def test_a_run_that_gets_more_rounds_is_not_finished_by_its_old_results(tmp_path):
+def test_a_run_that_gets_more_rounds_is_not_finished_by_its_old_results(tmp_path, monkeypatch):
     conduct(pair(), four(), tmp_path)
     more = four(arrivals={"rounds": 6})
-    with pytest.raises(KeyboardInterrupt):
-        conduct(pair(changes={("a", "train", 6): interrupted}), more, tmp_path, ["arrivals.rounds"])
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr("server.conduct.save_model", interrupted_here)
+        conduct(pair(), more, tmp_path, ["arrivals.rounds"])
+    assert len(rows(tmp_path, "end")) == 1  # its record is closed, and the model is still that of four rounds
     assert not is_finished(tmp_path)
     conduct(pair(), more, tmp_path)
     assert is_finished(tmp_path)

@@ -1,6 +1,5 @@
 """`run_sim.py study`: what the terminal shows of a study, and in which order things are done."""
 
-import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -91,7 +90,6 @@ def _leave(sheet: Sheet, path: Path, console: Console) -> int:
     """The tables and the page of what is there, and what is not there and why."""
     from simulations.studies.page import write_page
 
-    began = time.monotonic()
     write_index(sheet)
     outcomes = sheet.outcomes()
     written = write_tables(sheet, outcomes)
@@ -102,9 +100,8 @@ def _leave(sheet: Sheet, path: Path, console: Console) -> int:
     if written:
         from simulations.studies.verdict import verdict
 
-        console.print(verdict(outcomes, sheet.study.metrics[0], sheet.reference), markup=False, highlight=False, soft_wrap=True)
-        console.print(
-            f"tables: {', '.join(map(str, written))} ({time.monotonic() - began:.1f} s)", highlight=False, soft_wrap=True
-        )
+        said = verdict(outcomes, sheet.study.metrics[0], sheet.reference)
+        for line in (said, f"tables: {', '.join(map(str, written))}"):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {write_page(sheet, outcomes, path)}", markup=False, highlight=False, soft_wrap=True)
-    return len({cell for cell, _ in failures}) if failures else 0
+    return len(failures)
