@@ -29,7 +29,7 @@ function sort(body, column, numeric, sign) {
 function sortable(table) {
   const heads = Array.from(table.tHead.rows[0].cells);
   heads.forEach((head, column) => {
-    if (!head.textContent.trim() || head.querySelector("svg")) return;
+    if (!head.textContent.trim()) return;
     const numeric = head.classList.contains("n"), button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
