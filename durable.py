@@ -3,7 +3,6 @@
 The server's checkpoints, the sites' snapshots and their prepared cases are kept so. This file knows nothing of any of them.
 """
 
-import errno
 import hashlib
 import os
 import secrets
@@ -16,7 +15,7 @@ from pathlib import Path
 
 SUMS = "SHA256SUMS"
 """In a sealed folder: a line for each file, as `sha256sum --check` reads them, and a comment with the sum of these lines."""
-SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 DRAFT = ".draft-"
 """How the names of folders begin that are not finished, or not wanted any more."""
 
@@ -88,8 +87,11 @@ def check(folder: Path) -> None:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether what went wrong at reading is the files' fault: to run out of memory, or of open files, is not."""
-    return not isinstance(error, MemoryError) and getattr(error, "errno", None) not in SHORT
+    """Whether what went wrong at reading is that files are missing or not as they were written.
+
+    A disk that fails at the moment, or a process that has run out of memory or of open files, says nothing of the files.
+    """
+    return isinstance(error, GONE) if isinstance(error, OSError) else not isinstance(error, MemoryError)
 
 
 def place_folder(draft: Path, target: Path) -> None:

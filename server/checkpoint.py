@@ -51,31 +51,41 @@ def load(folder: Path) -> Federation | None:
 def newest(folder: Path) -> tuple[Federation | None, Damaged]:
     """The newest checkpoint that is whole and fits the record, None if there is none yet; and those passed over.
 
+    Where the record fits none, it is the record that is damaged: then the newest one that is whole, with what there is of it.
+
     Raises:
         ValueError: there are checkpoints, and none can be read: to begin anew silently would lose what was done.
-        OSError: this process may open no more files.
+        OSError: the disk fails, or this process may open no more files.
     """
     damaged: Damaged = {}
+    whole: Federation | None = None
     for place in reversed(_rounds(folder / FOLDER)):
         try:
-            return _read(folder, place), damaged
+            federation, sum_then = _read(place)
+            whole = whole or federation
+            if prefix_sum(folder, federation.record) != sum_then:
+                raise ValueError(
+                    f"{RECORD} is not what it was when this was saved: its first {federation.record} bytes have changed"
+                )
+            return federation, damaged
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             if not durable.is_damage(error):
                 raise
             why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             damaged[int(place.name)] = f"{FOLDER}/{place.name}: {why}"
-    if damaged:
+    if damaged and not whole:
         first = next(iter(damaged.values()))
-        raise ValueError(f"no checkpoint in {folder / FOLDER} can be read ({first}); delete that folder to begin anew")
-    return None, damaged
+        raise ValueError(
+            f"no checkpoint in {folder / FOLDER} can be read ({first}); put a copy of it back, or begin another run"
+        )
+    return whole, damaged
 
 
-def _read(folder: Path, place: Path) -> Federation:
+def _read(place: Path) -> tuple[Federation, str]:
+    """A checkpoint that is whole, and the checksum of the record up to there."""
     durable.check(place)
     facts = json.loads((place / "state.json").read_text())
-    if prefix_sum(folder, facts["record"]) != facts["record_sum"]:
-        raise ValueError(f"{RECORD} is not what it was when this was saved: its first {facts['record']} bytes have changed")
-    return from_facts(facts, *_state(read_tensors(place / "state.safetensors"), facts["step"]))
+    return from_facts(facts, *_state(read_tensors(place / "state.safetensors"), facts["step"])), facts["record_sum"]
 
 
 def _rounds(place: Path) -> list[Path]:

@@ -88,9 +88,9 @@ def _conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str], asked: 
 
 
 def _tell(damaged: checkpoint.Damaged, record: Record) -> None:
-    """Which checkpoints the run does not go on from, and why."""
+    """What is wrong with which checkpoints, or with the record that they vouch for."""
     for round, reason in damaged.items():
-        LOG.warning("%s; an older checkpoint is used", reason)
+        LOG.warning("%s", reason)
         record.append("fault", site="", round=round, task="resume", kind="damaged", reason=reason)
 
 
@@ -104,6 +104,9 @@ def _changed(federation: Federation, changes: Iterable[Change], asked: Run, fold
 
 
 def _begin(run: Run, record: Record, recipe: Recipe) -> Federation:
+    if record.holds("round"):  # rounds were done: to begin anew would wipe them out without a word
+        place = record.folder / checkpoint.FOLDER
+        raise ValueError(f"{place} has no checkpoint, and {RECORD} has rounds; put it back, or begin another run")
     record.cut(0)
     choices, memory = run.strategy.model_dump(), run.memory
     record.append(

@@ -46,6 +46,10 @@ class Record:
         whole = self._path.read_bytes()[:length]
         self._end_at(whole.rfind(b"\n") + 1)
 
+    def holds(self, event: str) -> bool:
+        """Whether there is a row of this event."""
+        return f'{{"event": "{event}"'.encode() in self._path.read_bytes()
+
     def close(self) -> None:
         """Make it durable and let go."""
         os.fsync(self._file.fileno())

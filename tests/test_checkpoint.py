@@ -1,14 +1,17 @@
 """What the server leaves on its disk between rounds: checkpoints, the record, the spool."""
 
+import errno
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import durable
 from server import checkpoint
 from server.conduct import conduct
 from server.federation import Federation, Known
@@ -209,13 +212,34 @@ def test_a_run_goes_on_from_before_the_damage_says_so_and_ends_the_same(tmp_path
     assert [row for row in timeless(torn) if row.get("event") != "fault"] == timeless(whole)
 
 
-def test_a_record_that_fits_no_checkpoint_is_said_in_one_line_and_nothing_is_lost(tmp_path):
+@pytest.mark.parametrize("damage", ["gone", "its first bytes"])
+def test_a_record_that_fits_no_checkpoint_costs_no_round(tmp_path, damage):
+    """The states are whole: days of training are not thrown away for a row that people read."""
     run, sites = fake_run(arrivals={"rounds": 3}), FakeSites({"a": Fake(), "b": Fake()})
     conduct(sites, run, tmp_path)
-    (tmp_path / "record.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"no checkpoint .*000003: record.jsonl has 0 bytes, and had \d+ when this was saved"):
+    before, path = (tmp_path / "model.safetensors").read_bytes(), tmp_path / "record.jsonl"
+    path.write_bytes(b"" if damage == "gone" else b"X" + path.read_bytes()[1:])
+    sites.asked.clear()
+    conduct(sites, run, tmp_path)
+    assert {order.task for order in sites.asked} == {"evaluate"}
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    reasons = [json.loads(line)["reason"] for line in lines(tmp_path) if '"fault"' in line]
+    assert len(reasons) == 2 and all("record.jsonl" in reason and "when this was saved" in reason for reason in reasons)
+
+
+def test_rounds_without_a_checkpoint_are_not_wiped_out(tmp_path):
+    run, sites = fake_run(arrivals={"rounds": 3}), FakeSites({"a": Fake(), "b": Fake()})
+    conduct(sites, run, tmp_path)
+    record = (tmp_path / "record.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match=r"checkpoints has no checkpoint, and record.jsonl has rounds; put it back, or begin"):
         conduct(sites, run, tmp_path)
-    assert rounds(tmp_path) == ["000002", "000003"]
+    assert (tmp_path / "record.jsonl").read_bytes() == record
+
+
+def test_a_disk_that_fails_for_a_moment_says_nothing_of_the_files():
+    assert not durable.is_damage(OSError(errno.EIO, "Input/output error")) and not durable.is_damage(MemoryError())
+    assert durable.is_damage(FileNotFoundError()) and durable.is_damage(ValueError())
 
 
 def test_a_kill_between_the_rows_of_a_round_and_its_checkpoint_doubles_no_row(tmp_path, monkeypatch):
