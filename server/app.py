@@ -9,6 +9,7 @@ import os
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -18,10 +19,14 @@ from flwr.serverapp import Grid, ServerApp
 
 from configs.load import load_run
 from configs.schema import Run
+from server import checkpoint
+from server.arrivals import make_schedule
 from server.conduct import conduct
 from server.sites import GridSites
+from server.waiting import Reminder, clock, named
 
 app = ServerApp()
+LOG = logging.getLogger("sitestream")
 
 POLL_S = 0.5
 
@@ -38,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
     limits = {"max_reply_mb": run.wire.max_reply_mb, "watch_s": run.engine.watch_s}
     deadline = math.inf if waits else run.engine.deadline_s
     sites = GridSites(grid, deadline_s=deadline, pause_s=0.0 if waits else POLL_S, **limits)
-    _wait_for(run, sites)
+    _wait_for(expected(run, folder), sites, run.engine.watch_s)
     conduct(sites, run, folder, str(told.get("allow", "")).split(), asked)
 
 
@@ -47,8 +52,19 @@ def serve(grid: Grid, told: dict[str, str | int | float | bool]) -> None:
     app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=told))
 
 
-def _wait_for(run: Run, sites: GridSites) -> None:
-    """Node ids are never there at once: scripted runs wait for every site, an open door for the first."""
-    wanted = {*run.sites, *(run.arrivals.visits or run.arrivals.order or ())} if run.arrivals.door == "scripted" else set()
-    while not (sites.connected() and wanted <= sites.connected()):
+def expected(run: Run, folder: Path) -> set[str]:
+    """The sites without which a run cannot begin or go on: none if the door is open, nor one that has left for good."""
+    if run.arrivals.door == "open":
+        return set()
+    known = checkpoint.load(folder)
+    departed = make_schedule(run.arrivals, list(run.sites)).departed(known.round + 1 if known else 1)
+    return {*run.sites, *(run.arrivals.visits or run.arrivals.order or ())} - departed
+
+
+def _wait_for(wanted: set[str], sites: GridSites, watch_s: float) -> None:
+    """Node ids are never there at once: wait for these sites, or for any at all; now and then the log says who is missing."""
+    reminder, began = Reminder(watch_s), time.monotonic()
+    while (missing := sorted(wanted - (there := sites.connected()))) or not there:
+        if reminder.due(silence := time.monotonic() - began):
+            LOG.warning("waiting for %s to connect, %s so far", named(missing) or "a site", clock(silence))
         time.sleep(POLL_S)

@@ -19,6 +19,7 @@ from server.remembered import Remembered
 from server.sites import Sites
 from server.turn import Turn
 from server.updates import why_unfit
+from server.waiting import Waiting
 from strategies import Strategy
 from strategies.base import State, Weights
 from wire import Failure, Reply
@@ -196,6 +197,10 @@ class Loop:
 
     def save(self, federation: Federation) -> Federation:
         """A checkpoint of everything up to here."""
+        with Waiting(self.folder, "saving", federation.round):
+            return self._save(federation)
+
+    def _save(self, federation: Federation) -> Federation:
         clock = time.perf_counter()
         federation = replace(federation, record=self.record.length, index=self.remembered.state())
         federation = federation.spend("total", clock - self.clock)

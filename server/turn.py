@@ -14,6 +14,7 @@ from server.record import Record
 from server.remembered import Remembered
 from server.spool import Spool
 from server.updates import Door, Limits
+from server.waiting import Waiting
 from strategies import Strategy
 from wire import Failure, Order, Reply, size, sketch_bytes, told_bytes, with_extra
 
@@ -46,7 +47,8 @@ class Turn:
         for order in (order for order in orders if order.site in replies):
             cost = {"bytes_down": down[order.site], "bytes_coverage": told_bytes(order), "bytes_up": up[order.site]}
             self.note_reply(federation, replies[order.site], number, cost, door.norms[order.site])
-        federation = self.merged(federation, number, replies, spool, len(orders))
+        with Waiting(self.folder, "merging", number):
+            federation = self.merged(federation, number, replies, spool, len(orders))
         spool.close()
         held = federation.held | {site: int(reply.rows[0]["memory"]) for site, reply in replies.items()}
         refused = federation.refused | {failure.site: failure.reason for failure in failures}
