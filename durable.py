@@ -1,6 +1,6 @@
 """Files and folders that are on the disk whole or not at all, even if the power fails; and whether they are still whole.
 
-The server's checkpoints, the sites' snapshots and their prepared cases are kept so. This file knows nothing of any of them.
+The server's checkpoints and the sites' snapshots, prepared cases and secrets are kept so; this file knows nothing of them.
 """
 
 import hashlib
@@ -36,6 +36,20 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         draft.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def drawn_once(path: Path, size: int) -> bytes:
+    """Random bytes that are drawn when they are first needed and then stay, in a file for its owner's eyes only.
+
+    Raises:
+        ValueError: the file has another length; it is left as it is.
+    """
+    if not path.exists():
+        write_whole(path, lambda draft: _write_private(draft, os.urandom(size)))
+    found = path.read_bytes()
+    if len(found) != size:
+        raise ValueError(f"{path} has {len(found)} bytes, a secret has {size}; put it back, or delete it to draw another")
+    return found
 
 
 def sync_file(path: Path) -> None:
@@ -140,6 +154,13 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Nobody else may read it from the first byte on."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
 
 
 def _sum(path: Path) -> str:

@@ -43,6 +43,7 @@ except ModuleNotFoundError:  # the first thing that is missing where nothing was
 
 from configs.load import load_run
 from configs.schema import Run
+from server.alone import alone
 from simulations.arguments import QUICKSTART, allowances, edits, engine_edits, read_arguments
 from simulations.run_folder import ASKED_FILE, config_of, free_folder, is_taken, with_absolute_paths, write_run
 
@@ -84,14 +85,19 @@ def do_run(args: argparse.Namespace) -> int:
     """Run a config in a new folder."""
     run = load_run(args.config, edits(args))
     _check_words(run)
-    folder = args.out or free_folder(Path("runs") / run.name)
+    if args.out:
+        _check_free(args.out)  # before the data are prepared, which may take long
+    whole = _prepared(run)
+    with alone(args.out) if args.out else free_folder(Path("runs") / run.name) as folder:
+        _check_free(folder)
+        write_run(folder / ASKED_FILE, with_absolute_paths(run))
+        return _simulate(whole, folder)
+
+
+def _check_free(folder: Path) -> None:
     if is_taken(folder):
         back = "" if (folder / ASKED_FILE).exists() else f"put its {ASKED_FILE} back, then "
         raise ValueError(f"{folder} already holds a run: {back}{_to_resume(folder)} or another --out")
-    whole = _prepared(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_run(folder / ASKED_FILE, with_absolute_paths(run))
-    return _simulate(whole, folder)
 
 
 def do_resume(args: argparse.Namespace) -> int:
@@ -101,16 +107,17 @@ def do_resume(args: argparse.Namespace) -> int:
 
     config, (changes, allow) = config_of(args.folder), allowances(args)
     INTERRUPT.go_on = _go_on(args.folder)
-    run = load_run(config, changes)
-    changed = what_changed(args.folder, run, allow)
-    if not changed and is_finished(args.folder):
-        print(f"{args.folder} is finished: nothing to go on with; its report: {_write_report(args.folder)}")
-        return 0
-    _check_words(run)
-    whole = _prepared(load_run(config, [*changes, *engine_edits(args)]))
-    if changes:
-        write_run(config, with_absolute_paths(run))
-    return _simulate(whole, args.folder, allow)
+    with alone(args.folder):
+        run = load_run(config, changes)
+        changed = what_changed(args.folder, run, allow)
+        if not changed and is_finished(args.folder):
+            print(f"{args.folder} is finished: nothing to go on with; its report: {_write_report(args.folder)}")
+            return 0
+        _check_words(run)
+        whole = _prepared(load_run(config, [*changes, *engine_edits(args)]))
+        if changes:
+            write_run(config, with_absolute_paths(run))
+        return _simulate(whole, args.folder, allow)
 
 
 def do_check(args: argparse.Namespace) -> int:
@@ -152,7 +159,7 @@ def do_predict(args: argparse.Namespace) -> int:
 
 def do_study(args: argparse.Namespace) -> int:
     """Do what is left of a study's runs, and compare them."""
-    INTERRUPT.go_on = f"go on with: {_again('study', args.file)}"
+    INTERRUPT.go_on = f"go on with: {_again('study', args.file)} --out {shlex.quote(str(args.out))}"
     from simulations.studies.command import conduct_study
 
     facts = {"workers": args.workers, "retry_failed": args.retry_failed, "dry_run": args.dry_run}
@@ -205,7 +212,9 @@ def _simulate(run: Run, folder: Path, allow: Sequence[str] = ()) -> int:
             print(f"report: {_write_report(folder)}")
             return 0
         except CannotContinue as error:
-            return _complain(f"{error}. {again}", 3)
+            details = f" (details: {folder / 'log.txt'})" if error.__cause__ else ""  # not foreseen
+            LOG.error("%s", error, exc_info=bool(details))
+            return _complain(f"{error}{details}. {again}", 3)
         except ValueError:
             LOG.exception("the run was refused")
             raise
@@ -233,5 +242,5 @@ def _again(command: str, path: Path) -> str:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     code = main()
-    INTERRUPT.ignore()
+    INTERRUPT.end(code)
     sys.exit(code)

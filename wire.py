@@ -26,6 +26,10 @@ MEMORY_KEYS = ("memory", "budget", "memory_classes", "memory_domains", "memory_a
 EVICTED_KEYS = ("id", "arrived", "visits", "uniqueness", "twin", "similarity")
 """Of a sample that the memory let go: keyed id, stream position, how often it was trained on, how unique it was, and the
 sample most like it that stayed."""
+MOST_DOMAINS = 64
+"""Domains that `memory_domains` may name: hospitals have fewer scanners and protocols, and a name is not for counting cases.
+Of more, a site puts the rarest together as OTHERS."""
+OTHERS = "others"
 PRIVACY_KEYS = ("epsilon", "epsilon_total")
 """What this upload of noisy sketches and all so far cost each case (configs.memory.Sketch.delta)."""
 CASE_KEYS = ("case", "class", "dice", "dice.all", "iou", "hd95", "nsd", "voxels")

@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def spread(found: Summary, digits: int) -> str:
 
 def compared(found: Difference) -> str:
     """The paired difference with its interval."""
-    return f"{found.mean:+.3f}" + (f" ({found.low:+.3f} to {found.high:+.3f})" if found.pairs > 1 else "")
+    return f"{found.mean:+.3f}" + ("" if isnan(found.low) else f" ({found.low:+.3f} to {found.high:+.3f})")
 
 
 def main() -> None:

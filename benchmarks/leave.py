@@ -173,9 +173,9 @@ def spread(found: Summary) -> str:
 
 
 def compared(found: Difference) -> tuple[str, str]:
-    """The paired difference with its interval, and p; with few pairs the smallest p that they could give."""
-    between = f" ({found.low:+.3f} to {found.high:+.3f})" if found.pairs > 1 else ""
-    return f"{found.mean:+.3f}{between}", f"at least {found.least_p:.3g}" if isnan(found.p) else f"{found.p:.3f}"
+    """The paired difference with its interval, and p; with few seeds the smallest p that they could give."""
+    between = "" if isnan(found.low) else f" ({found.low:+.3f} to {found.high:+.3f})"
+    return f"{found.mean:+.3f}{between}", f"at least {found.least_p:.3g}" if isnan(found.wilcoxon) else f"{found.wilcoxon:.3f}"
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ Pre-processing is clients/prepare.py; cutting patches is clients/patches.py.
 """
 
 import ast
+import hashlib
+import json
 import operator
 import re
 from collections import Counter
@@ -44,6 +46,13 @@ class SiteCases:
     """{case: scanner, protocol or origin}, for the cases of which the site says it."""
     values: frozenset[int]
     """Every value that the label files may hold beside the background's 0."""
+
+    @property
+    def fingerprint(self) -> str:
+        """How many cases there are, and 16 hexadecimal digits that change with their names, parts and order of arrival."""
+        names = [[case.name for case in part] for part in (self.train, self.validation, self.test)]
+        digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+        return f"{len(self.train)} train, {len(self.validation)} validation, {len(self.test)} test, {digest}"
 
 
 Source = Callable[[Path], tuple[list[Case], Values]]

@@ -26,7 +26,8 @@ def refuse_links_out(root: Path, paths: Iterable[Path]) -> None:
         except (OSError, RuntimeError) as error:  # links in a circle
             raise ValueError(f"{path} cannot be followed ({error})") from None
         if not real.is_relative_to(home):
-            raise ValueError(f"{path} is a link out of the data folder, to {real} (follow_links: true allows links)")
+            where = "follow_links: true in the site's settings, or data.follow_links: true for all of a simulation's sites"
+            raise ValueError(f"{path} is a link out of the data folder, to {real} ({where}, allows links)")
 
 
 def read_json(path: Path) -> dict[str, Any]:

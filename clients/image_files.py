@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.nifti import CONVERT, is_half
 from configs.card import Card
 from durable import write_whole
 
@@ -48,7 +49,7 @@ def _images_in(given: Path) -> list[Path]:
     if not given.exists():
         raise ValueError(f"there is no {given}")
     if not _is_image(given):
-        raise ValueError(f"{given} is not a .nii or .nii.gz file")
+        raise ValueError(f"{given} is {CONVERT if is_half(given) else 'not a .nii or .nii.gz file'}")
     return [given]
 
 

@@ -2,10 +2,13 @@
 
 import hashlib
 import hmac
-import os
-import tempfile
 from functools import cached_property
 from pathlib import Path
+
+from durable import drawn_once
+
+BYTES = 32
+"""Of a secret."""
 
 
 class Keyed:
@@ -20,11 +23,5 @@ class Keyed:
 
     @cached_property
     def secret(self) -> bytes:
-        """32 bytes, drawn when they are first needed."""
-        path = self._folder / "secret"
-        if not path.is_file():
-            handle, draft = tempfile.mkstemp(dir=self._folder)  # for its owner's eyes from the first byte, whole or absent
-            with os.fdopen(handle, "wb") as file:
-                file.write(os.urandom(32))
-            os.replace(draft, path)
-        return path.read_bytes()
+        """32 bytes, drawn when they are first needed; raises ValueError if the file has any other number."""
+        return drawn_once(self._folder / "secret", BYTES)

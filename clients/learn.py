@@ -71,9 +71,10 @@ def _learn(site: "Site", order: Order, weights: Weights, before: snapshot.Snapsh
     sent, residue = encode(update, weights, site.run.wire, owed)
     moments = work.trainer.moments() if site.run.train.optimizer == "keep" else {}
     facts = (before.cursor + len(arriving), before.served + 1, tuple(work.samples))
+    kept: dict[str, Any] = {"home": home, "objective": outcome.kept, "micro": micro, "cases": site.cases.fingerprint}
     # An update without draws does not count: what is owed stays owed.
     residue = acknowledged.kept(residue, owed, order.round) if work.draws and residue else before.residue
-    after = snapshot.Snapshot(*facts, moments=moments, home=home, objective=outcome.kept, residue=residue, micro=micro)
+    after = snapshot.Snapshot(*facts, moments=moments, residue=residue, **kept)
     safety = _commit(site, order, before, after)
     told = comparison.told(work.samples) if comparison else {}
     row = work.facts() | {
@@ -116,12 +117,19 @@ def _round(
         site.progress.show("train", round=order.round, step=facts["steps"], steps=facts["planned"], loss=loss, **shown)
 
     quota = min(order.quota, site.site.budget or order.quota)
-    replay = site.run.train.replay_steps if order.replay is None else order.replay
     trainer = Trainer(segmenter, site.rows(order), site.run.train, _terms(site, order, segmenter, before), micro)
     if site.run.train.optimizer == "keep":
         trainer.load_moments(before.moments)
     facts = (trainer, policy, quota, site.run.train, site.run.memory, site.cases.labels, site.volume, rng, held, watch)
-    return Round(*facts, replay_steps=replay)
+    return Round(*facts, replay_steps=_replay_steps(site, order, before))
+
+
+def _replay_steps(site: "Site", order: Order, before: snapshot.Snapshot) -> int:
+    """The steps of this round of presence if nothing arrives."""
+    said = site.site.replaying
+    if said and before.served < len(said):
+        return said[before.served]
+    return site.run.train.replay_steps if order.replay is None else order.replay
 
 
 def _terms(site: "Site", order: Order, segmenter: model.Segmenter, before: snapshot.Snapshot) -> Terms:

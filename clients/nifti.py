@@ -23,6 +23,9 @@ VOXEL_MM = (1e-3, 1e3)
 """Millimetres that a voxel's side may have."""
 MAX_REST = 2**20
 """Bytes that may follow the voxels in a compressed file: it is read to its end, where its checksum is."""
+MM_PER_UNIT = {1: 1e3, 2: 1.0, 3: 1e-3}
+"""Of the header's `xyzt_units`: metres, millimetres, micrometres. A header that names none means millimetres."""
+CONVERT = "a pair of .hdr and .img; convert it to .nii.gz"
 FLATTEST = 1e-3
 """Volume of the three unit axes of a grid: 1 where they are at right angles, 0 where they lie in a plane."""
 
@@ -38,7 +41,7 @@ class Volume3D:
     affine: NDArray[np.float64]
     """[4, 4] voxel to millimetres."""
     header: Any
-    """nibabel's, without extensions."""
+    """nibabel's, of three axes, without extensions."""
 
     def read(self) -> NDArray[np.float32]:
         """[X, Y, Z] as stored, scaled as the header says. Raises ValueError naming case and file."""
@@ -68,10 +71,10 @@ def open_nifti(case: str, path: Path) -> Volume3D:
 
     try:
         header = _header(path)
-        shape, affine = tuple(map(int, header.get_data_shape())), np.asarray(header.get_best_affine(), np.float64)
-        if len(shape) != 3:
-            raise ValueError(f"it has {len(shape)} axes, not 3")
+        shape, affine = _shape(header), _affine_mm(header)
         _check_size(path, shape, header)
+        if len(header.get_data_shape()) > 3:
+            header.set_data_shape(shape)
         _check_grid(affine)
         header.get_slope_inter()  # raises where a scale is no number
         return Volume3D(case, path, shape, affine, header)
@@ -90,6 +93,8 @@ def _header(path: Path) -> Any:
     from nibabel.nifti2 import Nifti2Header
     from nibabel.openers import ImageOpener
 
+    if is_half(path):
+        raise ValueError(CONVERT)
     if path.suffix.lower() not in (".nii", ".gz"):
         raise ValueError("not a .nii or .nii.gz file")
     with ImageOpener(path) as file:
@@ -99,6 +104,26 @@ def _header(path: Path) -> Any:
     if len(start) < kind.sizeof_hdr:
         raise ValueError(f"it ends after {len(start)} bytes, before its header does")
     return kind.from_fileobj(BytesIO(start[: kind.sizeof_hdr] + bytes(4)))
+
+
+def is_half(path: Path) -> bool:
+    """Whether a file is called as one of the two that make a volume in the old way."""
+    return path.name.lower().removesuffix(".gz").endswith((".hdr", ".img"))
+
+
+def _shape(header: Any) -> tuple[int, ...]:
+    """The three axes; many programs write a fourth and fifth of length 1."""
+    shape = tuple(map(int, header.get_data_shape()))
+    if len(shape) < 3 or any(side != 1 for side in shape[3:]):
+        raise ValueError(f"it has {len(shape)} axes, not 3 ({' x '.join(map(str, shape))})")
+    return shape[:3]
+
+
+def _affine_mm(header: Any) -> NDArray[np.float64]:
+    """[4, 4] voxel to millimetres, whatever the header's unit."""
+    affine = np.array(header.get_best_affine(), np.float64)
+    affine[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) % 8, 1.0)  # beyond these three bits is the unit of time
+    return affine
 
 
 def _compressed(path: Path) -> bool:

@@ -1,9 +1,10 @@
 """Pre-processing, once per case: NIfTI to memory-mapped arrays on the site's own disk, under a hash of their content.
 
 A prepared case is a folder: image.npy (float16, XYZ, RAS), label.npy (uint8, the label files' own values),
-positions.npz (voxels of each value, at most MAX_POSITIONS) and meta.json. It is written beside its place and renamed,
-so a folder that exists was whole; one that has been damaged since is made again. A small index from (path, size, time) to
-the hash lets a second run start without touching NIfTI.
+positions.npz (voxels of each value, at most MAX_POSITIONS) and meta.json. It is sealed, written beside its place and
+renamed, so a folder that exists was whole. `checked` compares it with its checksums when a process first uses it, and one
+that has been damaged is made again. A small index from (path, size, time) to the hash lets a second run start without
+touching NIfTI.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache as once
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -30,8 +32,8 @@ from clients.reading import read_case
 from configs.schema import Preprocess
 
 LOG = logging.getLogger("sitestream")
-VERSION = 1
-"""Raise it when the same files would be prepared differently."""
+VERSION = 2
+"""Raise it when the same files would be prepared, or kept, differently."""
 MAX_POSITIONS = 4096
 """Foreground voxels remembered per label value: enough to centre patches evenly."""
 
@@ -61,7 +63,9 @@ class Volume:
 
 
 def prepare(cases: Sequence[Case], recipe: Preprocess, cache: Path, workers: int = 2) -> Iterator[Volume]:
-    """The prepared cases in order; those not in the cache, or damaged there, are read from NIfTI, several at a time.
+    """The prepared cases in order; those not in the cache, or not to be opened there, are read from NIfTI, several at a time.
+
+    Their voxels are not looked at: that is `checked`, for the cases that are used.
 
     Raises:
         ValueError: a file cannot be read, or image and label do not fit; the message names the case.
@@ -73,6 +77,15 @@ def prepare(cases: Sequence[Case], recipe: Preprocess, cache: Path, workers: int
                 yield _opened(case, folder.result(), recipe, cache)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def checked(case: Case, recipe: Preprocess, cache: Path) -> Volume:
+    """A prepared case to work with: the first time in this process, its files are compared with their checksums.
+
+    Raises:
+        ValueError: as `prepare` does.
+    """
+    return _opened(case, _prepared_folder(case, recipe, cache), recipe, cache, sums=True)
 
 
 def open_volume(case: str, folder: Path) -> Volume:
@@ -94,9 +107,17 @@ def open_volume(case: str, folder: Path) -> Volume:
     )
 
 
-def _opened(case: Case, folder: Path, recipe: Preprocess, cache: Path) -> Volume:
+@once
+def _check_once(folder: Path) -> None:
+    """A gigabyte a second. What raises is no answer to be kept: the next use looks again."""
+    durable.check(folder)
+
+
+def _opened(case: Case, folder: Path, recipe: Preprocess, cache: Path, sums: bool = False) -> Volume:
     """The case from its folder; if that is damaged, from NIfTI once more: a cache must never be what stops a run."""
     try:
+        if sums:
+            _check_once(folder)
         return open_volume(case.name, folder)
     except Exception as error:  # damaged numbers and archives raise nearly anything
         if not durable.is_damage(error):
@@ -161,7 +182,7 @@ def _write_folder(folder: Path, image_XYZ: NDArray, label_XYZ: NDArray[np.uint8]
         np.save(draft / "label.npy", label_XYZ)
         np.savez(draft / "positions.npz", **positions)
         (draft / "meta.json").write_text(json.dumps(meta))
-        durable.sync_files(draft)
+        durable.seal(draft)
         try:
             os.replace(draft, folder)
         except OSError:

@@ -1,6 +1,7 @@
 """A case from its NIfTI files to arrays: one orientation, one grid, one scale."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from math import inf, prod
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from configs.schema import Preprocess
 
 BRIGHTEST = 1e12
 """Of an image's voxels, either side of 0: the sum of a volume's squares still fits float32."""
+NEAR = 1e-3
+"""How far a label's value may be from a whole number."""
+APART = 0.5
+"""Voxels between a label's place and its image's: programs round what they write, and no more than that."""
 
 
 def read_case(case: Case, recipe: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.uint8], tuple[float, ...]]:
@@ -83,18 +88,33 @@ def read_image(file: Volume3D) -> NDArray[np.float32]:
 def _load(case: Case) -> tuple[Any, Any]:
     """Image and label as MONAI tensors [1, X, Y, Z], checked: the headers first."""
     from monai.data import MetaTensor
-    from nibabel.orientations import aff2axcodes
 
     image_file, label_file = open_nifti(case.name, case.image), open_nifti(case.name, case.label)
     if image_file.shape != label_file.shape:
         raise ValueError(f"case {case.name!r}: the label is {label_file.shape} voxels, its image {image_file.shape}")
-    axes, label_axes = ("".join(map(str, aff2axcodes(file.affine))) for file in (image_file, label_file))
-    if axes != label_axes:
-        raise ValueError(f"case {case.name!r}: the label is stored as {label_axes}, its image as {axes}")
-    image, label = read_image(image_file), label_file.read()
-    if not np.isfinite(label).all() or (label != np.round(label)).any() or label.min() < 0 or label.max() > 255:
-        raise ValueError(f"case {case.name!r}: label values must be whole numbers from 0 to 255 ({case.label})")
+    _check_places(image_file, label_file)
+    image, label = read_image(image_file), _read_label(label_file)
     return tuple(MetaTensor(array[None], affine=image_file.affine) for array in (image, label))
+
+
+def _check_places(image: Volume3D, label: Volume3D) -> None:
+    """Raises ValueError if, where a label has its corners, its image has not: half a voxel of the image is let pass."""
+    corners = np.array([[*corner, 1] for corner in product(*((0, side - 1) for side in image.shape))]).T
+    apart_mm = ((label.affine - image.affine) @ corners)[:3]
+    if (abs(np.linalg.solve(image.affine[:3, :3], apart_mm)) > APART).any():
+        far = np.linalg.norm(apart_mm, axis=0).max()
+        words = f"the label lies elsewhere than its image: corners differ by up to {far:.3g} mm"
+        raise ValueError(f"case {image.case!r}: {words} ({label.path})")
+
+
+def _read_label(file: Volume3D) -> NDArray[np.float32]:
+    """[X, Y, Z] whole numbers; a scale in the header leaves them a little off. Raises ValueError for what is no label."""
+    label_XYZ = file.read()
+    whole_XYZ = np.round(label_XYZ)
+    near = np.isfinite(label_XYZ).all() and (abs(label_XYZ - whole_XYZ) <= NEAR).all()
+    if not near or whole_XYZ.min() < 0 or whole_XYZ.max() > 255:
+        raise ValueError(f"case {file.case!r}: label values must be whole numbers from 0 to 255 ({file.path})")
+    return whole_XYZ
 
 
 def _oriented(volume: Any) -> Any:

@@ -23,6 +23,7 @@ from clients.train import Step, Trainer
 from configs.schema import Memory, Train
 from memory.policy import MemoryPolicy
 from memory.sample import Sample
+from wire import MOST_DOMAINS, OTHERS
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -128,9 +129,18 @@ class Round:
             "memory": len(self.samples),
             "budget": self.quota,
             "memory_classes": dict(sorted(Counter(c for s in self.samples for c in s.classes).items())),
-            "memory_domains": dict(sorted(Counter(s.domain for s in self.samples if s.domain).items())),
+            "memory_domains": _domains(Counter(s.domain for s in self.samples if s.domain)),
             "memory_arrived": [sample.arrived for sample in self.samples],
         }
+
+
+def _domains(held: Counter[str]) -> dict[str, int]:
+    """Samples by domain; of more than a reply may name, the rarest together."""
+    ranked = held.most_common()
+    told = Counter(dict(ranked if len(ranked) <= MOST_DOMAINS else ranked[: MOST_DOMAINS - 1]))
+    if rest := held.total() - told.total():
+        told[OTHERS] += rest
+    return dict(sorted(told.items()))
 
 
 def new_samples(

@@ -24,6 +24,8 @@ from memory.sample import Sample
 LOG = logging.getLogger("sitestream")
 TENSORS = {"moments": "optimizer", "home": "home", "objective": "objective", "residue": "residue"}
 """Groups of tensors and the names of their files."""
+FACTS = ("cursor", "served", "micro", "cases")
+"""What lies in state.json."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Snapshot:
     """What compression rounded away from the last update."""
     micro: int = 0
     """Patches at a time, since memory ran out; 0: the whole batch."""
+    cases: str = ""
+    """The fingerprint of the site's cases (clients/data.py); empty before its first round."""
     restored: int | None = None
     """The round after which this was the state, if a newer snapshot was passed over because it is damaged; never stored."""
 
@@ -112,8 +116,7 @@ def _write(state: Snapshot, draft: Path) -> None:
     for group, name in TENSORS.items():
         tensors = {key: np.asarray(tensor, order="C") for key, tensor in getattr(state, group).items()}
         save_file(tensors, draft / f"{name}.safetensors")  # safetensors garbles what does not lie row by row (0.8)
-    facts = {"cursor": state.cursor, "served": state.served, "micro": state.micro}
-    (draft / "state.json").write_text(json.dumps(facts))
+    (draft / "state.json").write_text(json.dumps({key: getattr(state, key) for key in FACTS}))
 
 
 def _read(place: Path) -> Snapshot:
@@ -121,7 +124,7 @@ def _read(place: Path) -> Snapshot:
         durable.check(place)
         facts = json.loads((place / "state.json").read_text())
         tensors: dict[str, Any] = {group: load_file(place / f"{name}.safetensors") for group, name in TENSORS.items()}
-        return Snapshot(facts["cursor"], facts["served"], tuple(store.load(place)), **tensors, micro=facts["micro"])
+        return Snapshot(samples=tuple(store.load(place)), **tensors, **{key: facts[key] for key in FACTS})
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if not durable.is_damage(error):
             raise

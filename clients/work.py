@@ -6,6 +6,7 @@ Training is clients/learn.py, evaluating clients/examine.py; here is what both n
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from clients.data import Case, SiteCases, site_cases
 from clients.keyed import Keyed
 from clients.labels import check_values
 from clients.networks import network
-from clients.prepare import Volume, prepare
+from clients.prepare import Volume, checked, prepare
 from clients.progress import Progress
 from clients.snapshot import Snapshot, before
 from clients.train import pick_device
@@ -28,7 +29,13 @@ from configs.strategy import HOME
 from wire import Order, Reply, Weights
 
 LOG = logging.getLogger("sitestream")
-LOCK_WAIT_S = 10.0
+LOCK_WAIT_S = 60.0
+"""Seconds for whoever is still at work in the site's folder to be gone: a killed process may take so long to die."""
+LOCK_SILENT_S = 0.5
+"""After so many the site says that it waits."""
+MOST_TIMES = 1000
+"""An order's steps beside the recipe's: the index may give one site the replay of as many others. What is more holds the
+site's folder for ever."""
 OPEN_VOLUMES = 128
 """Memory-mapped cases per site: each holds two open files, and a process may have about a thousand."""
 
@@ -66,16 +73,21 @@ class Site:
             "evaluate": partial(self._evaluate, short=short),
             "leave": self._leave,
         }
+        self._check(order)
+        torch.set_num_threads(max(1, int(self.site.cpus)))
+        with self._lock(order.round):
+            return work[order.task](order, weights)
+
+    def _check(self, order: Order) -> None:
+        """Raises ValueError for an order that is another site's, or goes beyond this site's own recipe."""
         if order.site != self.name:
             raise ValueError(f"the order is for site {order.site!r}, this is {self.name!r}")
         if order.task == "train" and (away := sorted({*HOME.get(self.run.strategy.share, ())} - {*order.home})):
             raise ValueError(f"the order would take the {away[0]}, which this site's recipe (strategy.share) keeps at home")
-        torch.set_num_threads(max(1, int(self.site.cpus)))
-        try:
-            with FileLock(self.folder / "lock", timeout=LOCK_WAIT_S):
-                return work[order.task](order, weights)
-        except Timeout:
-            raise ValueError(f"site {self.name!r}: another process is at work in {self.folder}") from None
+        recipe = {"train.replay_steps": self.run.train.replay_steps, "strategy.personalise": self.run.strategy.personalise}
+        for (key, own), asked in zip(recipe.items(), (order.replay or 0, order.personalise), strict=True):
+            if asked > (most := MOST_TIMES * max(own, 1)):
+                raise ValueError(f"the order asks for {asked} steps; {most} are the most ({MOST_TIMES} times its {key}: {own})")
 
     def prepare(self) -> None:
         """Bring every case into the cache, saying how far it is.
@@ -98,11 +110,24 @@ class Site:
         """The cases on which the site evaluates."""
         return self.cases.test if self.run.evaluate.on == "test" else self.cases.validation
 
+    def _lock(self, round: int) -> AbstractContextManager[Any]:
+        """The site's folder, for this process alone; raises ValueError if another one is at work in it and does not end."""
+        lock = FileLock(self.folder / "lock")
+        with suppress(Timeout):
+            return lock.acquire(timeout=LOCK_SILENT_S)
+        self.progress.show("waiting", force=True, round=round)
+        try:
+            held = lock.acquire(timeout=LOCK_WAIT_S)
+        except Timeout:
+            raise ValueError(f"site {self.name!r}: another process is at work in {self.folder}") from None
+        self.progress.show("idle", force=True, round=round)
+        return held
+
     def _open(self, case: str) -> Volume:
         if not self._prepared:
             self.prepare()
             self._prepared = True
-        return next(prepare([self._by_name[case]], self.run.preprocess, cache_root()))
+        return checked(self._by_name[case], self.run.preprocess, cache_root())
 
     @cached_property
     def _by_name(self) -> dict[str, Case]:
@@ -132,8 +157,14 @@ class Site:
     # What both training and evaluating need --------------------------------------------------------------------------------
 
     def before(self, order: Order, round: int) -> Snapshot:
-        """What the site remembers of the rounds before this one."""
-        return before(self.folder / "state", order.run, round)
+        """What the site remembers of the rounds before this one; raises ValueError if it began with other cases."""
+        found = before(self.folder / "state", order.run, round)
+        if found.cases not in ("", now := self.cases.fingerprint):
+            words = "its cases are not those with which it began in this run"
+            raise ValueError(
+                f"site {self.name!r}: {words} (then {found.cases}, now {now}); put them back, or begin another run"
+            )
+        return found
 
     def model(self, order: Order, weights: Weights, snapshot: Snapshot) -> model.Segmenter:
         """The network for the label space, with the shared weights in it, overlaid by what stays at home."""

@@ -6,10 +6,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.plain import parse, read
+from configs.plain import dump, parse, read
 from configs.schema import Memory, Model, Run, SiteFile, Strategy
 from configs.words import LONGEST, nearest, short
 
@@ -74,7 +73,7 @@ def check_key(key: str) -> None:
 
 def dump_run(run: Run) -> str:
     """A run as YAML that `load_run` reads back to an equal run, defaults spelled out: another default changes no old run."""
-    return yaml.safe_dump(_plain(run), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    return dump(_plain(run))
 
 
 def _plain(value: Any) -> Any:

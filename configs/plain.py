@@ -95,7 +95,18 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(TAG + "bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))  # type: ignore[no-untyped-call]
 
-_Loader.add_implicit_resolver(TAG + "float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))  # type: ignore[no-untyped-call]
+
+class _Dumper(yaml.SafeDumper):
+    """Puts into quotes every word that is something else to `_Loader`, or to YAML 1.1: others read these files too."""
+
+
+for side in (_Loader, _Dumper):  # 1e5
+    side.add_implicit_resolver(TAG + "float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
+def dump(tree: Any) -> str:
+    """Plain data as a text that `parse` reads back to equal data."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
 
 
 def parse(text: str) -> Any:

@@ -27,6 +27,8 @@ class Data(Strict):
     """The data folder of sites that name none; relative to where the command runs."""
     split: Split = Split()
     """Train, validation and test of sites that name no split."""
+    follow_links: bool = False
+    """Whether data folders may hold links to files outside them, at sites that do not say it themselves."""
 
 
 class Preprocess(Strict):
@@ -202,10 +204,11 @@ class Run(Strict):
 
     @model_validator(mode="after")
     def _sized(self) -> Self:
-        """A site that gives no size or overlaps of its own has the run's: from here on every site says its own."""
-        size = {"cpus": self.engine.cpus, "gpus": self.engine.gpus, "includes": self.includes}
+        """What a site does not say of size, overlaps and links is as the run has it: from here on every site says its own."""
+        common: dict[str, Any] = {"cpus": self.engine.cpus, "gpus": self.engine.gpus}
+        common |= {"includes": self.includes, "follow_links": self.data.follow_links}
         for name, site in self.sites.items():
-            missing = {key: value for key, value in size.items() if key not in site.model_fields_set}
+            missing = {key: value for key, value in common.items() if key not in site.model_fields_set}
             self.sites[name] = site.model_copy(update=missing)
         return self
 

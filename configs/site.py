@@ -84,7 +84,7 @@ class SiteFile(Strict):
     root: Path | None = None
     """The data folder; default: `data.root`."""
     follow_links: bool = False
-    """Whether the data folder may hold links to files outside it."""
+    """Whether the data folder may hold links to files outside it. A simulation's default: `data.follow_links`."""
     cases: Selection | None = None
     """Which cases of the folder belong to this site; default: all."""
     split: Split | None = None
@@ -101,6 +101,8 @@ class SiteFile(Strict):
     """The order in which the training cases arrive: shuffled by the run's seed, or as dataset.json lists them."""
     arriving: list[int] | None = None
     """How many cases arrive in each round of presence; default: `stream.cases_per_round` in each."""
+    replaying: list[int] | None = None
+    """Steps in each round of presence in which nothing arrives, at most `train.replay_steps`, which is the default."""
     max_cases: int | None = Field(None, ge=1)
     """Use at most so many training cases."""
     learns: bool = True

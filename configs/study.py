@@ -25,7 +25,7 @@ class Study(Strict):
     """A grid of runs."""
 
     name: str = Field("study", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """The study's folder is runs/<name>."""
+    """The study's folder is runs/studies/<name>; its runs lie in runs/cells."""
     about: str = ""
     """What it asks, in a sentence or two: the first lines of its report."""
     base: Path
@@ -56,7 +56,21 @@ class Study(Strict):
             raise ValueError(f"reference: there is no variant {self.reference!r}; {nearest(self.reference, names)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: one is given twice, which would count a run twice")
+        if empty := [key for key, values in self.vary.items() if not values]:
+            raise ValueError(f"vary.{empty[0]}: has no value, so that there would be no variant")
+        for name, changes in self.named():
+            for key in _keys({**self.set, **changes}):
+                if why := self._own(key):
+                    raise ValueError(f"variant {name!r}: {key} is not its to change: {why}")
         return self
+
+    def _own(self, key: str) -> str:
+        """Why a key of the recipe is not a variant's to change; empty if it is."""
+        if key == "seed":
+            return "the study's own `seeds` say it"
+        if key == "name":
+            return "a run of a study has its variant's name"
+        return "the study's own `orders` say it" if key == "arrivals.order" and self.orders else ""
 
     def named(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each variant's name and the keys that make it, bounds last."""
@@ -68,6 +82,12 @@ class Study(Strict):
         yield from ((bound, {"paradigm": bound}) for bound in self.bounds)
 
 
+def _keys(changes: Mapping[str, Any]) -> Iterator[str]:
+    """The dotted keys that changes lead to: {arrivals: {order: ...}} and {arrivals.order: ...} alike."""
+    for key, value in changes.items():
+        yield from (f"{key}.{inner}" for inner in _keys(value)) if isinstance(value, Mapping) else (key,)
+
+
 class Cell(NamedTuple):
     """One run of a study."""
 
@@ -75,6 +95,8 @@ class Cell(NamedTuple):
     seed: int
     order: str
     run: Run
+    bound: bool = False
+    """Whether the variant is one of the study's bounds."""
 
 
 def load_study(path: Path) -> Study:
@@ -102,7 +124,8 @@ def cells(study: Study) -> list[Cell]:
         orders: dict[str, list[str] | None] = {**study.orders} or {ONE_ORDER: None}
         for order, sites in orders.items():
             for seed in study.seeds:
-                found.append(Cell(variant, seed, order, _run(study, variant, {**study.set, **changes}, seed, sites)))
+                run = _run(study, variant, {**study.set, **changes}, seed, sites)
+                found.append(Cell(variant, seed, order, run, variant in study.bounds))
     return found
 
 

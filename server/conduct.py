@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from configs.card import METADATA as METADATA
@@ -20,11 +19,12 @@ from configs.card import model_card
 from configs.schema import Run
 from durable import write_whole
 from server import checkpoint
+from server.alone import alone
 from server.arrivals import make_schedule
 from server.changes import Change, Recipe, accepted, recipe_of
 from server.classes import class_dice, to_csv
 from server.federation import Federation
-from server.loop import CaseRows, Loop
+from server.loop import CannotContinue, CaseRows, Loop
 from server.metrics import Measured, final_metrics
 from server.record import FILE as RECORD
 from server.record import Record
@@ -52,14 +52,12 @@ def conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str] = (), ask
         asked: the run in the words of the person who asked for it, where `run` was made from that; none: `run` itself.
 
     Raises:
-        server.loop.CannotContinue: a round could not be done; what came before it is saved.
-        ValueError: initial weights cannot be read, the recipe has changed, or another process conducts this run.
+        server.loop.CannotContinue: a round could not be done, whatever the cause; what came before it is saved.
+        ValueError: nothing was done: initial weights cannot be read or do not fit, the recipe has changed, or another process
+            conducts this run.
     """
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            return _conduct(sites, run, folder, allow, asked or run)
-    except Timeout:
-        raise ValueError(f"{folder}: another process conducts this run; wait for it, or stop it") from None
+    with alone(folder):
+        return _conduct(sites, run, folder, allow, asked or run)
 
 
 def _conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str], asked: Run) -> dict[str, Measured]:
@@ -80,11 +78,20 @@ def _conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str], asked: 
         if federation.index[0]:
             remembered.restore(*federation.index)
         loop = Loop(run, folder, sites, schedule, strategy, record, remembered, _given_weights(run), began)
-        federation, rows = loop(federation)
-        federation = federation.spend("total", time.perf_counter() - loop.clock)
-        return _leave_results(federation, rows, run, folder, record)
+        return _go_through(loop, federation)
     finally:
         record.close()
+
+
+def _go_through(loop: Loop, federation: Federation) -> dict[str, Measured]:
+    try:
+        federation, rows = loop(federation)
+        federation = federation.spend("total", time.perf_counter() - loop.clock)
+        return _leave_results(federation, rows, loop.run, loop.folder, loop.record)
+    except ValueError as error:
+        if not (loop.folder / checkpoint.FOLDER).exists():  # the start found fault with what was asked
+            raise
+        raise CannotContinue(f"the run stopped: {type(error).__name__}: {error}") from error
 
 
 def _tell(damaged: checkpoint.Damaged, record: Record) -> None:

@@ -12,7 +12,7 @@ from server import checkpoint
 from server.arrivals import ArrivalSchedule
 from server.federation import Federation, Known
 from server.metrics import START, site_dice
-from server.orders import CannotContinue, Orders
+from server.orders import CannotContinue, Orders, of_its_classes
 from server.personal import personalised, write_results
 from server.record import Record
 from server.remembered import Remembered
@@ -161,7 +161,7 @@ class Loop:
         clock = time.perf_counter()
         tested = self.tested(federation)
         orders = [replace(self.orders.order(federation, s, "evaluate", federation.round), last=last) for s in tested]
-        replies, failures = self.orders.ask(federation.state.weights, orders)
+        replies, failures = self.orders.ask(federation.state.weights, orders, of_its_classes(federation))
         if orders and not replies:
             why = f"{failures[0].site}: {failures[0].reason}"
             raise CannotContinue(f"no site answered the evaluation of stage {stage!r} ({why})")

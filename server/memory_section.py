@@ -1,10 +1,12 @@
 """The report's section on memory: what is held, how much of it is unique, what was dropped and why, what it cost."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from server.digest import Digest, Row
 from server.evictions import KINDS, counts, nearest_id, reason
 from server.memory_figures import (
+    OTHERS,
     TRAFFIC,
     effective_samples,
     memory_age,
@@ -15,10 +17,12 @@ from server.memory_figures import (
     traffic_over_rounds,
 )
 from server.page import embed, number, size, table, text
-from server.palette import CLASS_COLOURS, SITE_COLOURS, class_colours, colours, site_colours
+from server.palette import CLASS_COLOURS, SITE_COLOURS, Colours, class_colours, colours, site_colours
 
 LOG_LENGTH = 30
 """Evictions listed; the others are counted."""
+MOST_ORIGINS = 20
+"""Origins shown one by one, those most often held: more cannot be told apart, and each takes its time to draw."""
 
 
 def composition(run: Digest) -> str:
@@ -29,11 +33,9 @@ def composition(run: Digest) -> str:
     shown = dict(list(tints.items())[: len(CLASS_COLOURS)])
     caption = "A sample that shows several classes counts for each. Black line: samples held. No bar: the site did not train."
     parts = ["<h3>By class</h3>", embed(memory_shares(trains, "memory_classes", shown), "Memory by class", caption)]
-    domains = list(dict.fromkeys(name for row in trains for name in row.get("memory_domains") or {}))
-    if len(domains) > 1:
-        tints = site_colours(run)
-        tints = tints if set(domains) <= set(tints) else colours(domains, SITE_COLOURS)
-        parts += ["<h3>By origin</h3>", embed(memory_shares(trains, "memory_domains", tints), "Memory by origin")]
+    origins = _origins(run)
+    if len(origins) > 1:
+        parts += ["<h3>By origin</h3>", embed(memory_shares(trains, "memory_domains", origins), "Memory by origin")]
     caption = "One point per sample held. An even spread keeps the past; a band along the upper edge forgets it."
     parts += ["<h3>By age</h3>", embed(memory_age(trains, site_colours(run)), "Stream position of the samples held", caption)]
     if run.uncertainty:
@@ -114,6 +116,18 @@ MEMORY: tuple[Callable[[Digest], str], ...] = (composition, uniqueness, eviction
 
 
 # Parts of parts -------------------------------------------------------------------------------------------------------
+
+
+def _origins(run: Digest) -> Colours:
+    """A colour per origin that is shown: a site's own where every origin is a site."""
+    held: Counter[str] = Counter()
+    for row in run.trains:
+        held.update(row.get("memory_domains") or {})
+    del held[OTHERS]  # drawn as what has no colour
+    sites = site_colours(run)
+    tints = sites if held.keys() <= sites.keys() else colours(list(held), SITE_COLOURS)
+    most = {name for name, _ in held.most_common(MOST_ORIGINS)}
+    return {name: tint for name, tint in tints.items() if name in most}
 
 
 def _quotas(run: Digest) -> str:

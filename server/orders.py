@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from facts import short
 from server.federation import Federation
 from server.record import Record
 from server.replies import invalid, why_incomplete
@@ -24,6 +25,17 @@ Take = Callable[[Reply], Reply | Failure]
 def as_it_is(reply: Reply) -> Reply | Failure:
     """Takes every reply."""
     return reply
+
+
+def of_its_classes(federation: Federation) -> Take:
+    """Takes an evaluation whose rows speak of classes that the site named when it came, and of no others."""
+
+    def take(reply: Reply) -> Reply | Failure:
+        annotated = set(federation.known[reply.site].classes)
+        odd = next((row["class"] for row in reply.rows if row["class"] not in annotated), None)
+        return reply if odd is None else invalid(reply, f"it evaluates {short(odd)}, a class that it does not annotate")
+
+    return take
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from durable import write_whole
 from server.federation import Federation
 from server.metrics import ResultMatrix, site_dice
-from server.orders import Orders
+from server.orders import Orders, of_its_classes
 
 
 def personalised(federation: Federation, sites: Sequence[str], steps: int, orders: Orders) -> Federation:
@@ -23,7 +23,7 @@ def personalised(federation: Federation, sites: Sequence[str], steps: int, order
     clock, results = time.perf_counter(), federation.results
     stage, number = results.stages[-1], federation.round
     asked = [replace(orders.order(federation, site, "evaluate", number), personalise=steps) for site in sites]
-    replies, _ = orders.ask(federation.state.weights, asked)
+    replies, _ = orders.ask(federation.state.weights, asked, of_its_classes(federation))
     own = {site: site_dice(replies[site].rows) if site in replies else nan for site in results.sites if site in sites}
     for site, reply in replies.items():
         for row in reply.rows:

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from facts import COUNTS, NAME, NAMES, NUMBER, SHARE, WHOLE, Kind, each, is_name, is_number, is_whole, named, short, why_odd
+from facts import NAME, NAMES, NUMBER, SHARE, WHOLE, Kind, each, is_name, is_number, is_whole, named, short, why_odd
 from server.sites import one_line
 from strategies.base import Weights
-from wire import EVICTED_KEYS, PRIVACY_KEYS, ROW_KEYS, Failure, Reply
+from wire import EVICTED_KEYS, MOST_DOMAINS, PRIVACY_KEYS, ROW_KEYS, Failure, Reply
 
 RESERVED = {"event", "round", "site", "stage"}
 """What the server writes into the record beside a site's own words."""
@@ -22,6 +22,8 @@ MOST_SAMPLES = 1_000_000
 """What one memory may say that it holds: the server makes room for as many numbers."""
 MOST_CLASSES = 1024
 """Classes of one site: each is a row of the head at every site."""
+MOST_CASES = 1_000_000
+"""Cases of one site: they bound its draws, and with them the weight of its updates."""
 LARGEST = 1e12
 """Of a tensor's numbers: no network that works has any such; their squares, summed over many sites and rounds, stay far from
 the end of float32, so no update can turn the merged model, or what a merge remembers, into infinity or NaN."""
@@ -36,21 +38,30 @@ def _is_evicted(value: Any) -> bool:
     return all(check(value[name]) for name, check in (kinds | optional).items() if name in value)
 
 
+def _up_to(most: int) -> Kind:
+    return f"a whole number from 0 to {most}", lambda value: is_whole(value) and value <= most
+
+
+def _counts(most: int) -> Kind:
+    return f"whole numbers by name, {most} at most", named(is_whole, most)
+
+
 ENVELOPE: dict[str, Kind] = {
     "draws": WHOLE,
-    "new_cases": WHOLE,
+    "new_cases": _up_to(MOST_CASES),
     "ids": NAMES,
     "classes": ("a list of names", each(is_name, MOST_CLASSES)),
     "roles": ("names by tensor", named(is_name)),
 }
 ROWS: dict[str, dict[str, Kind]] = {
-    "hello": {"tests": WHOLE},
+    "hello": {"tests": _up_to(MOST_CASES)},
     "train": {
-        "memory": (f"a whole number from 0 to {MOST_SAMPLES}", lambda value: is_whole(value) and value <= MOST_SAMPLES),
+        "memory": _up_to(MOST_SAMPLES),
         **dict.fromkeys(("budget", "steps", "planned", "dropped", "new_cases", "stream_left"), WHOLE),
         **dict.fromkeys(("micro_batch", "restored"), WHOLE),
         **dict.fromkeys(("loss_sum", "loss_weight", "seconds", "saving"), NUMBER),
-        **dict.fromkeys(("memory_classes", "memory_domains"), COUNTS),
+        "memory_classes": _counts(MOST_CLASSES),
+        "memory_domains": _counts(MOST_DOMAINS),
         "memory_arrived": ("a list of whole numbers", each(is_whole)),
         "evicted": ("a list of samples let go", each(_is_evicted)),
         **dict.fromkeys(PRIVACY_KEYS, NUMBER),

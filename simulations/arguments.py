@@ -25,8 +25,9 @@ RESUME_EXAMPLES = """examples:
   python run_sim.py resume runs/hippocampus --allow memory.policy    with the policy that its config.yaml now names
 
 The results are those of a run that nothing stopped. A config.yaml that differs from the one with which the run began is
-refused, and the line names the keys; only engine.*, keep and name are free to change. What a run is made of (its seed, its
-network, a site's labels) cannot change at all. A run that is finished gets its report anew, and nothing is done twice.
+refused, and the line names the keys; only keep, name and engine.* (but for its cpus and gpus) are free to change. What a run
+is made of (its seed, its network, a site's labels) cannot change at all. A run that is finished gets its report anew, and
+nothing is done twice.
 """
 PREDICT_EXAMPLES = """examples:
   python run_sim.py predict runs/quickstart/model.safetensors scan.nii.gz -o segmented
@@ -43,8 +44,9 @@ STUDY_EXAMPLES = """examples:
   python run_sim.py study studies/smoke.yaml --retry-failed  the failed ones too
 
 A study is a recipe (base), what varies (variants, vary, bounds), seeds and orders: configs/study.py documents every key. Its
-runs lie in runs/cells under an address of what they do: no run is done twice, whichever study wants it, and one that was
-stopped goes on where it was. Exit code 3: some runs failed (each is named).
+tables and its page are written to runs/studies/NAME. Its runs lie in runs/cells, each under an address of all that its results
+depend on (recipe, data, code, versions): no run is done twice, whichever study wants it, none is taken for what it no longer
+is, and one that was stopped goes on where it was. Exit code 3: some runs failed (each is named).
 """
 
 

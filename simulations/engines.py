@@ -7,6 +7,7 @@ from pathlib import Path
 
 from configs.load import load_run
 from configs.schema import Run
+from server.alone import alone
 from simulations.run_folder import ASKED_FILE as ASKED_FILE
 from simulations.run_folder import SITES_FILE
 from simulations.run_folder import write_run as write_run
@@ -22,8 +23,13 @@ def simulate(run: Run, folder: Path, allow: Iterable[str] = ()) -> None:
 
     Raises:
         server.loop.CannotContinue: a round could not be done; what came before it is saved.
-        ValueError: the recipe has changed.
+        ValueError: the recipe has changed, or another process conducts this run: then nothing in its folder has changed.
     """
+    with alone(folder):
+        _simulate(run, folder, allow)
+
+
+def _simulate(run: Run, folder: Path, allow: Iterable[str]) -> None:
     config, asked = (folder / SITES_FILE).absolute(), (folder / ASKED_FILE).absolute()
     write_run(config, run)
     asked = asked if asked.exists() else config

@@ -14,13 +14,11 @@ INTERRUPTED = 130
 """The exit code."""
 TOGETHER_S = 0.3
 """A signal that comes with the first is the same one: `timeout` sends its own twice."""
-FORK_S = 1.0
-"""Seconds for a process that is being started to become what it is to be."""
 KILL_S = 5.0
 """Seconds for killed processes to be gone."""
 SHOW_CURSOR = "\033[?25h\n"
-MARK = "SITESTREAM_STARTED_BY"
-"""An environment variable: the process id of the run to which a process of Ray's belongs."""
+_FOLDERS: list[str] = []
+"""See `ended_with`."""
 
 
 class Interrupt:
@@ -31,6 +29,7 @@ class Interrupt:
         """How to go on with the run under way, for the one line; empty: there is none yet."""
         self._rolls_back = False
         self._came: float | None = None
+        self._ended: int | None = None
 
     def listen(self) -> None:
         """From now on a signal ends this process with one line, whatever it is at; one that is ignored stays so (nohup)."""
@@ -52,24 +51,31 @@ class Interrupt:
                 if handler is not None:  # not Python's: it cannot be put back
                     signal.signal(number, handler)
 
-    def ignore(self) -> None:
-        """From now on the signals mean nothing: all is done and said, and the interpreter takes a moment to go."""
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+    def end(self, code: int) -> None:
+        """All is done and said, and the interpreter takes a moment to go with this exit code: a first signal means nothing any
+        more, a second ends the process at once, with the same code and without a word (something hangs)."""
+        self._ended = code
+        with suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+            sys.stdout.flush()  # a hook that hangs comes before Python's own
+        self.listen()
 
     def _answer(self, number: int, frame: object) -> None:
         now = time.monotonic()
-        if not self._rolls_back:
+        if not self._rolls_back and self._ended is None:
             self._leave("interrupted")
         if self._came is None:
             self._came = now
-            raise KeyboardInterrupt
-        if now - self._came > TOGETHER_S:
+            if self._ended is None:
+                raise KeyboardInterrupt
+        elif now - self._came > TOGETHER_S:
+            if self._ended is not None:
+                os._exit(self._ended)
             self._leave("interrupted twice: left at once; finished rounds are saved")
 
     def _leave(self, why: str) -> NoReturn:
         """Past every `finally`: what is written is whole at any moment."""
-        kill_started()
+        for folder in _FOLDERS:
+            _kill_holders(folder)
         line = f"run_sim: {why}. {self.go_on}\n" if self.go_on else f"run_sim: {why}\n"
         for stream, text in ((sys.stdout, SHOW_CURSOR), (sys.stderr, line)):
             with suppress(OSError, ValueError, AttributeError):  # closed, or there is none
@@ -78,38 +84,41 @@ class Interrupt:
         os._exit(INTERRUPTED)
 
 
-def kill_started() -> None:
-    """Kill the processes that were started for this one (with MARK in their environment) and have not ended, wherever their
-    parents are. Linux; elsewhere they are left to notice by themselves."""
-    begin = time.monotonic()
-    while _forked() and time.monotonic() < begin + FORK_S:
-        time.sleep(0.01)
-    while (started := _started()) and time.monotonic() < begin + KILL_S:  # one that dies may just have started another
-        for process in started:
+@contextmanager
+def ended_with(folder: str) -> Iterator[None]:
+    """Processes that hold a file below this folder open are killed at the end of the block, and where we leave at once.
+
+    Wherever their parents are, and whatever they call themselves: Ray's agents outlive a raylet that was interrupted in its
+    start. Linux; elsewhere they are left to notice by themselves.
+    """
+    place = os.path.realpath(folder)
+    _FOLDERS.append(place)
+    try:
+        yield
+    finally:
+        _kill_holders(place)
+        _FOLDERS.remove(place)
+
+
+def _kill_holders(folder: str) -> None:
+    end = time.monotonic() + KILL_S
+    while (holders := _holders(folder)) and time.monotonic() < end:  # one that dies may just have started another
+        for process in holders:
             with suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.01)
 
 
-def _started() -> list[int]:
-    mark, found = f"{MARK}={os.getpid()}".encode(), []
-    for place in _processes():
-        with suppress(OSError):  # gone meanwhile, or somebody else's; one that is dead has no environment any more
-            if mark in (place / "environ").read_bytes().split(b"\0"):
-                found.append(int(place.name))
-    return found
+def _holders(folder: str) -> list[int]:
+    return [
+        int(place.name) for place in Path("/proc").glob("[0-9]*") if int(place.name) != os.getpid() and _holds(place, folder)
+    ]
 
 
-def _forked() -> bool:
-    """Whether a child still is our likeness: interrupted in a start, it has its own program and environment in a moment."""
-    ours = Path("/proc/self/cmdline").read_bytes() if Path("/proc/self/cmdline").exists() else b""
-    for place in _processes():
-        with suppress(OSError, ValueError, IndexError):
-            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and (place / "cmdline").read_bytes() == ours:
-                return True
+def _holds(process: Path, folder: str) -> bool:
+    with suppress(OSError):  # gone meanwhile, or somebody else's
+        for handle in os.scandir(process / "fd"):
+            with suppress(OSError):
+                if os.readlink(handle.path).startswith(folder + os.sep):
+                    return True
     return False
-
-
-def _processes() -> Iterator[Path]:
-    return Path("/proc").glob("[0-9]*")

@@ -1,16 +1,19 @@
 """What a paradigm makes of a recipe: the bounds beside which a continual run's numbers mean something.
 
 The recipe stays the same but for the key `paradigm`; the sites, their cases and splits, the network and, but for
-`sequential`, the number of optimizer steps stay what they are in the continual run (Hong et al., 2023, arXiv:2303.06580).
+`sequential` and `stream`, the number of optimizer steps stay what they are in the continual run (Hong et al., 2023,
+arXiv:2303.06580).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from clients.data import site_cases
+from configs.load import build_run
 from configs.schema import Index, Memory, Run, Strategy
 from server.arrivals import make_schedule
+from simulations.plan import check_names
 from simulations.steps import site_steps
-from simulations.stream import as_stream, with_extra_client, with_visits
+from simulations.stream import STREAM, as_stream, nobody_learns, with_extra_client, with_visits
 
 
 def spelled_out(run: Run) -> Run:
@@ -19,7 +22,15 @@ def spelled_out(run: Run) -> Run:
     Raises:
         ValueError: the recipe says something that means nothing in its paradigm.
     """
-    return PARADIGMS[run.paradigm](run)
+    made = PARADIGMS[run.paradigm](run)
+    if run.paradigm == "continual":
+        return made
+    try:
+        made = build_run(made.model_dump(), run.name)
+        check_names(made)
+    except ValueError as error:
+        raise ValueError(f"what the {run.paradigm} paradigm makes of this recipe cannot be: {error}") from None
+    return made
 
 
 def _continual(run: Run) -> Run:
@@ -35,19 +46,18 @@ def _sequential(run: Run) -> Run:
     _only_an_order(run)
     stage = run.arrivals.rounds_per_stage
     sites = {
-        name: site.model_copy(update={"arriving": _spread(len(site_cases(name, site, run.seed).train), stage), "budget": None})
+        name: site.model_copy(update={"arriving": _spread(_train_cases(run, name), stage), "replaying": None, "budget": None})
         for name, site in run.sites.items()
     }
     train = run.train.model_copy(update={"replay_steps": 0})
     arrivals = run.arrivals.model_copy(update={"stay": False, "overlap": 0, "rounds": None})
-    bare = {"memory": _newest(run, run.train.batch), "index": Index(), "train": train, "arrivals": arrivals, "sites": sites}
-    return run.model_copy(update=bare)
+    bare = {"memory": _newest(run, run.train.batch), "train": train, "arrivals": arrivals, "sites": sites}
+    return _unindexed(run.model_copy(update=bare))
 
 
 def _specialised(run: Run) -> Run:
     """Each site trains alone, from the same initial weights, and keeps its model: R's rows hold each site's own."""
-    strategy = Strategy(share="nothing")
-    return run.model_copy(update={"strategy": strategy, "index": Index()})
+    return _unindexed(run.model_copy(update={"strategy": Strategy(share="nothing")}))
 
 
 def _joint_federated(run: Run) -> Run:
@@ -55,22 +65,28 @@ def _joint_federated(run: Run) -> Run:
 
     The first round only takes the cases in; the continual run's steps are spread evenly over sites and the rounds after it.
     """
-    rounds, learning = _rounds(run), [name for name in run.sites if _train_cases(run, name)]
-    steps = _steps(run) / (rounds * len(learning))
+    learning = [name for name in run.sites if _train_cases(run, name)]
+    if not learning:
+        raise ValueError(nobody_learns(run))
+    steps = dict(zip(learning, _shared_out(_steps(run), _rounds(run), len(learning)), strict=True))
     most = max(_train_cases(run, name) for name in learning)
-    sites = {name: site.model_copy(update={"arriving": None, "budget": None}) for name, site in run.sites.items()}
-    run = _all_at_once(run.model_copy(update={"sites": sites}), most, round(steps))
-    return with_visits(run, {name: [(1, None)] for name in run.sites}, rounds + 1)
+    sites = {
+        name: site.model_copy(update={"arriving": None, "replaying": steps.get(name), "budget": None})
+        for name, site in run.sites.items()
+    }
+    return _all_at_once(run.model_copy(update={"sites": sites}), most, {name: [(1, None)] for name in run.sites})
 
 
 def _joint_pooled(run: Run) -> Run:
     """One client has all sites' cases, shuffled, from the first round on: the upper bound, which no federation is allowed."""
-    rounds, steps = _rounds(run), _steps(run)
     order = [name for name in run.sites if _train_cases(run, name)]
     total = sum(_train_cases(run, name) for name in order)
     visits: dict[str, list[tuple[int, int | None]]] = {name: [(1, None)] for name in run.sites}
-    run = _all_at_once(with_extra_client(run, order, [total]), total, round(steps / rounds))
-    return with_visits(run.model_copy(update={"strategy": Strategy()}), visits, rounds + 1)
+    (steps,) = _shared_out(_steps(run), _rounds(run), 1)
+    run = with_extra_client(run, order, [total])
+    client = run.sites[STREAM].model_copy(update={"replaying": steps})
+    update = {"sites": {**run.sites, STREAM: client}, "strategy": Strategy()}
+    return _all_at_once(run.model_copy(update=update), total, visits)
 
 
 PARADIGMS: dict[str, Callable[[Run], Run]] = {
@@ -84,11 +100,30 @@ PARADIGMS: dict[str, Callable[[Run], Run]] = {
 """A new paradigm is one function and one line (and its name in configs.schema.Run.paradigm)."""
 
 
-def _all_at_once(run: Run, cases: int, replay_steps: int) -> Run:
+def _all_at_once(run: Run, cases: int, visits: Mapping[str, list[tuple[int, int | None]]]) -> Run:
     """Every case arrives in the first round, which trains on none, and is kept: from then on steps are drawn from all."""
-    train = run.train.model_copy(update={"sampling_rate": 0, "replay_steps": replay_steps})
+    listed = [site.replaying for site in run.sites.values() if site.replaying]
+    train = run.train.model_copy(update={"sampling_rate": 0, "replay_steps": max(max(steps) for steps in listed)})
     stream = run.stream.model_copy(update={"cases_per_round": None})
-    return run.model_copy(update={"memory": _newest(run, cases), "index": Index(), "train": train, "stream": stream})
+    run = _unindexed(run.model_copy(update={"memory": _newest(run, cases), "train": train, "stream": stream}))
+    return with_visits(run, visits, len(listed[0]))
+
+
+def _shared_out(steps: int, rounds: int, sites: int) -> list[list[int]]:
+    """By site, the steps of each round, none in the first: just so many in all, as evenly as whole steps go.
+
+    In fewer rounds where there would be rounds in which a site has none.
+    """
+    slots = sites * max(1, min(rounds, steps // sites))
+    return [[0, *(len(range(slot, steps, slots)) for slot in range(site, slots, sites))] for site in range(sites)]
+
+
+def _unindexed(run: Run) -> Run:
+    """Without the index, and without what only the index can say."""
+    strategy = run.strategy
+    if strategy.weigh == "uniqueness":
+        strategy = strategy.model_copy(update={"weigh": Strategy().weigh})
+    return run.model_copy(update={"index": Index(), "strategy": strategy})
 
 
 def _newest(run: Run, budget: int) -> Memory:

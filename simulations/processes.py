@@ -4,6 +4,10 @@ import os
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
+
+VMSTAT = Path("/proc/vmstat")
+"""The kernel's counters, `oom_kill` among them since Linux 4.13."""
 
 
 def is_there(pid: int) -> bool:
@@ -23,6 +27,18 @@ def ends(pid: int, within_s: float) -> bool:
             break
         time.sleep(0.01)
     return not there
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed on this machine because memory ran out (Linux; elsewhere 0).
+
+    It counts before it kills: who has seen such a process dead sees the number grown.
+    """
+    try:
+        lines = VMSTAT.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def kill_group(pid: int) -> None:

@@ -18,7 +18,7 @@ import ray
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
-from simulations.interrupt import MARK, kill_started
+from simulations.interrupt import ended_with
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -54,7 +54,8 @@ def cluster(address: str | None, cpus: int, gpus: bool, log: Path | None) -> Ite
     Raises:
         ValueError: no cluster answers at the address.
     """
-    with tempfile.TemporaryDirectory(prefix="sitestream-", dir=_short(), ignore_cleanup_errors=True) as folder:
+    home = tempfile.TemporaryDirectory(prefix="sitestream-", dir=_short(), ignore_cleanup_errors=True)
+    with home as folder, ended_with(folder):
         meant = signal.getsignal(signal.SIGTERM)
         try:
             with _silent_driver(log):
@@ -62,10 +63,11 @@ def cluster(address: str | None, cpus: int, gpus: bool, log: Path | None) -> Ite
                     _join(address) if address else _start(folder, cpus, gpus)
                 yield
         finally:
-            with _unwarned():
-                ray.shutdown()
-            kill_started()  # what Ray was just about to start when it was interrupted
-            _set_sigterm(meant)
+            try:
+                with _unwarned():
+                    ray.shutdown()
+            finally:  # an interrupt in there, say
+                _set_sigterm(meant)
 
 
 def check_alive() -> None:
@@ -137,7 +139,7 @@ def _start(folder: str, cpus: int, gpus: bool) -> None:
     # usage statistics off). So for the moment of starting, home is the folder of the session; actors get theirs back.
     (Path(folder) / "ray_bootstrap_config.yaml").write_text("{}")
     alone = _swapped(ray_constants, "ENABLE_RAY_CLUSTER", False)  # read from the environment when ray was imported; see QUIET
-    with _environment({**QUIET, "HOME": folder, MARK: str(os.getpid())}), alone:
+    with _environment({**QUIET, "HOME": folder}), alone:
         ray.init(
             "local",
             num_cpus=max(cpus, cores()),

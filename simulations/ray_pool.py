@@ -1,18 +1,19 @@
 """Orders on sticky Ray actors: who works on what, and what happens when an actor dies or hangs. Knows nothing of Flower.
 
-An actor answers `ready()` with its process id, and `answer(short, *args)` with (problem, content): simulations/ray_worker.py.
+An actor answers `ready()` with its process id, and `answer(short, *args)` with (content, problem): simulations/ray_worker.py.
+Ray stores the problem last: where it cannot store the content, it says so in both places.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 
-from simulations.processes import ends, is_there, kill_group
+from simulations.processes import ends, is_there, kill_group, oom_kills
 from simulations.ray_cluster import RayStopped, check_alive
 
 Size = tuple[float, float]
@@ -59,7 +60,7 @@ class Actor:
     handle: Any
     size: Size
     watch: Any
-    """What to wait for: its start, then the first half of its answer."""
+    """What to wait for: its start, then the second half of its answer."""
     since: float
     pid: int | None = None
     """None while it starts."""
@@ -67,6 +68,8 @@ class Actor:
     """Whom it served last."""
     job: Job | None = None
     content: Any = None
+    kills: int = field(default_factory=oom_kills)
+    """The kernel's, for want of memory, when the present work began."""
 
 
 class Pool:
@@ -173,25 +176,27 @@ class Pool:
     def _give(self, actor: Actor, job: Job) -> None:
         self.queue.remove(job)
         job.tries += 1
-        actor.job, actor.site, actor.since = job, job.site, time.monotonic()
-        actor.watch, actor.content = actor.handle.answer.remote(job.short, *job.args)
+        actor.job, actor.site, actor.since, actor.kills = job, job.site, time.monotonic(), oom_kills()
+        actor.content, actor.watch = actor.handle.answer.remote(job.short, *job.args)
 
     def _collect(self, actor: Actor) -> list[Outcome]:
         """An actor has started, answered, or died."""
         job, content = actor.job, actor.content
         try:
             value = ray.get(actor.watch)
-        except RayTaskError as error:  # Ray cannot send the reply, say
-            value = "raised", str(error.cause or error)
-        except OutOfMemoryError:
-            return self._replace(actor, "memory", "its process was killed: the machine was out of memory")
-        except RayError:
+        except RayTaskError as error:  # it raised as it started, or Ray cannot send the reply, say
+            kind = "memory" if isinstance(error.cause, MemoryError) else "raised"
+            value = kind, f"{type(error.cause).__name__}: {error.cause}"
+            if job is None:
+                return self._replace(actor, "crashed", value[1])
+        except RayError as error:
+            if isinstance(error, OutOfMemoryError) or (self.local and oom_kills() > actor.kills):
+                return self._replace(actor, "memory", "its process was killed: the machine was out of memory")
             return self._replace(actor, "crashed", "its process died (killed by a signal, or out of memory?)")
         if job and value and value[0] == "memory":  # a fresh process begins with all of it
             return self._replace(actor, *value)
         actor.watch = actor.job = actor.content = None
         if job is None:
-            assert isinstance(value, int), value
             actor.pid = value
             return []
         return [Outcome(job, None if value else content, value)]

@@ -52,10 +52,10 @@ class Worker:
     @ray.method(num_returns=2)
     def answer(
         self, short: bool, message: Message, config: dict[str, Any], names: list[str], *records: ArrayRecord
-    ) -> tuple[Problem | None, RecordDict | None]:
-        """Call the app. (problem, content of the reply), one of them None; an exception does not end the process."""
+    ) -> tuple[RecordDict | None, Problem | None]:
+        """Call the app. (content of the reply, problem), one of them None; an exception does not end the process."""
         if self.problem:
-            return self.problem, None
+            return None, self.problem
         if short:
             config = {**config, SHORT: True}
         for name, record in zip(names, records, strict=True):
@@ -64,10 +64,10 @@ class Worker:
         try:
             reply = self.app(message, Context(told.run_id, told.dst_node_id, config, RecordDict(), self.run_config))
         except (Exception, SystemExit) as error:
-            return ("memory" if _out_of_memory(error) else "raised", _words(error)), None
+            return None, ("memory" if _out_of_memory(error) else "raised", _words(error))
         finally:
             sys.stdout.flush()
-        return (("raised", reply.error.reason or ""), None) if reply.has_error() else (None, reply.content)
+        return (None, ("raised", reply.error.reason or "")) if reply.has_error() else (reply.content, None)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -1,10 +1,14 @@
 """A run's folder: where it lies, whether it is taken, and how its configs come into it."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain, count
 from pathlib import Path
 
 from configs.load import dump_run
 from configs.schema import Run
 from durable import write_whole
+from server.alone import Busy, alone
 
 ASKED_FILE, SITES_FILE = "config.yaml", "simulated.yaml"
 """The run as people asked for it, and what was made of it for the simulated sites and their server."""
@@ -28,13 +32,22 @@ def is_taken(folder: Path) -> bool:
     return any((folder / name).exists() for name in (ASKED_FILE, "checkpoints"))
 
 
-def free_folder(wanted: Path) -> Path:
-    """runs/<name>, or the first of runs/<name>-2, -3 ... that is free."""
-    folder, number = wanted, 1
-    while is_taken(folder):
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
+@contextmanager
+def free_folder(wanted: Path) -> Iterator[Path]:
+    """runs/<name>, or the first of runs/<name>-2, -3 ... that is free; in the block no other process takes it."""
+    for folder in chain([wanted], (wanted.with_name(f"{wanted.name}-{number}") for number in count(2))):
+        with ExitStack() as ours:
+            if not is_taken(folder) and _is_ours(folder, ours) and not is_taken(folder):  # taken just before it was ours
+                yield folder
+                return
+
+
+def _is_ours(folder: Path, until: ExitStack) -> bool:
+    try:
+        until.enter_context(alone(folder))
+    except Busy:
+        return False
+    return True
 
 
 def with_absolute_paths(run: Run) -> Run:

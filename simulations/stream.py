@@ -38,11 +38,18 @@ def as_stream(run: Run) -> Run:
 
 def with_extra_client(run: Run, order: list[str], arriving: list[int]) -> Run:
     """The run with a client that trains on the sites' cases in this order, so many a round, while the sites only evaluate."""
+    if not any(arriving):
+        raise ValueError(nobody_learns(run))
     if STREAM in run.sites:
         raise ValueError(f"sites.{STREAM}: that name is the extra client's in the {run.paradigm} paradigm")
     client = _client(run, {name: _cases(run, name) for name in order}).model_copy(update={"arriving": arriving})
     watchers = {name: site.model_copy(update={"learns": False}) for name, site in run.sites.items()}
     return run.model_copy(update={"sites": {STREAM: client, **watchers}})
+
+
+def nobody_learns(run: Run) -> str:
+    """A complaint."""
+    return f"sites: none has a case to train on, and the {run.paradigm} paradigm needs one (sites.<site>.learns, data.split)"
 
 
 def with_visits(run: Run, visits: Mapping[str, list[tuple[int, int | None]]], rounds: int) -> Run:

@@ -13,7 +13,7 @@ from typing import Any
 PRESENCE = {"arrive": "present", "return": "present", "pause": "paused", "leave": "left"}
 WITH_A_REPLY = ("memory", "damaged")
 """Faults of which a site tells when it has succeeded: they are shown until it does so again."""
-WORKING = {"train": "training", "tune": "tuning", "evaluate": "evaluating", "prepare": "preparing"}
+WORKING = {"train": "training", "tune": "tuning", "evaluate": "evaluating", "prepare": "preparing", "waiting": "waiting"}
 
 
 @dataclass
@@ -203,7 +203,7 @@ class Watch:
     @staticmethod
     def _over(site: _Site, task: str, round_: int, at: int | None, of: int | None) -> bool:
         """Whether the record already tells how the work ended that the site's last progress speaks of."""
-        if site.failed and site.failed[1] == task and round_ <= site.failed[0]:
+        if site.failed and task in (site.failed[1], "waiting") and round_ <= site.failed[0]:
             return True
         if task == "train":
             return round_ <= site.trained

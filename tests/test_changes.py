@@ -80,9 +80,23 @@ def test_a_long_value_is_shortened_and_allowed_by_its_key():
     )
 
 
-@pytest.mark.parametrize("free", [{"engine": {"name": "local", "actors": 7, "deadline_s": 5}}, {"keep": 9}, {"name": "other"}])
+ENGINE = {"name": "local", "actors": 7, "address": "auto", "deadline_s": 5, "retries": 3, "watch_s": 9}
+
+
+@pytest.mark.parametrize("free", [{"engine": ENGINE}, {"keep": 9}, {"name": "other"}])
 def test_another_engine_and_how_much_is_kept_change_no_result(free):
     assert accepted(begun(four()), four(**free), []) == []
+
+
+@pytest.mark.parametrize(("key", "before", "now"), [("cpus", "1.0", "2.0"), ("gpus", "0.0", "0.5")])
+def test_other_threads_or_a_gpu_add_up_in_another_order(key, before, now):
+    one = four(engine={**ENGINE, key: float(before)})
+    other = one.model_copy(
+        update={"engine": one.engine.model_copy(update={key: float(now)})}
+    )  # the sites' own are as they were
+    told = f"engine.{key}: {before} when the run began, now {now} (go on with it on purpose: --allow engine.{key}={now})"
+    assert why_not(one, other) == told
+    assert [change.key for change in accepted(begun(one), other, ["engine"])] == [f"engine.{key}"]
 
 
 def test_a_data_folder_below_the_cache_may_lie_in_another_cache(tmp_path, monkeypatch):

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 
 import run_sim
 from configs.load import load_run
 from run_sim import main
+from server.alone import alone
+from simulations.engines import simulate
+from simulations.pretend import materialise
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SMOKE = str(CONFIGS / "smoke.yaml")
@@ -311,6 +315,87 @@ def test_a_run_killed_between_its_record_and_its_results_is_finished_by_resume(t
     assert main(["resume", "out"]) == 0
     assert Path("out/record.jsonl").read_text().count('"event": "end"') == 1
     assert Path("out/model.safetensors").exists()
+
+
+def content(folder: str) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_run_that_another_process_conducts_is_refused_and_nothing_in_its_folder_changes(ask, stopped):
+    Path("out/sites/only/progress.json").write_text("{}")  # what a site at work tells the screen
+    before = content("out")
+    busy = (2, "out: another process conducts this run; wait for it, or stop it")
+    with FileLock("out/lock"):
+        assert ask("resume", "out", "--allow", "train.lr=0.02") == busy
+        run = load_run(Path("tiny.yaml"), ["train.lr=0.02"])
+        with pytest.raises(ValueError, match="another process conducts"):
+            simulate(materialise(run), Path("out"))
+    assert content("out") == before
+    assert main(["resume", "out"]) == 0
+
+
+def test_a_folder_that_another_process_is_about_to_fill_is_not_taken(ask, tiny, monkeypatch):
+    monkeypatch.setattr(run_sim, "_simulate", lambda run, folder: 0)
+    Path("runs/tiny").mkdir(parents=True)
+    with FileLock("runs/tiny/lock"):
+        assert ask("run", tiny, "--out", "runs/tiny")[0] == 2
+        assert main(["run", tiny]) == 0
+    assert [path.name for path in Path("runs/tiny").iterdir()] == ["lock"]
+    assert Path("runs/tiny-2/config.yaml").exists()
+
+
+def test_a_folder_that_was_taken_while_the_data_were_prepared_is_left_alone(ask, tiny, monkeypatch):
+    def theirs(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text("theirs")
+        return folder
+
+    monkeypatch.setattr(run_sim, "_simulate", lambda run, folder: 0)
+    with monkeypatch.context() as late:
+        late.setattr(run_sim, "_prepared", lambda run: theirs(Path("out")) and run)
+        assert ask("run", tiny, "--out", "out") == (2, f"out already holds a run: {RESUME} or another --out")
+    first = Path("runs/tiny")
+    with monkeypatch.context() as later:  # they begin and end between our look and our lock
+        later.setattr("simulations.run_folder.alone", lambda folder: alone(theirs(folder) if folder == first else folder))
+        assert main(["run", tiny]) == 0
+    assert (Path("out/config.yaml").read_text(), (first / "config.yaml").read_text()) == ("theirs", "theirs")
+    assert load_run(Path("runs/tiny-2/config.yaml")).name == "tiny"
+
+
+def test_the_folder_is_ours_from_the_first_byte_to_the_report(tiny, monkeypatch):
+    """Another lock of the same file is as strange as another process's."""
+    kept = []
+
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            with pytest.raises(Timeout), FileLock("out/lock", timeout=0):
+                pass
+            kept.append(real.__name__)
+            return real(*given)
+
+        return call
+
+    for name in ("write_run", "_simulate", "_write_report"):
+        monkeypatch.setattr(run_sim, name, watched(getattr(run_sim, name)))
+    assert main(["run", tiny, "--out", "out"]) == 0
+    assert main(["resume", "out"]) == 0
+    assert kept == ["write_run", "_simulate", "_write_report", "_write_report"]
+    FileLock("out/lock", timeout=0).acquire().lock.release()
+
+
+def test_a_value_error_in_the_rounds_is_no_mistake_in_what_was_asked(ask, tiny, monkeypatch):
+    """numpy raises them: the run has begun, and can be taken up."""
+
+    def merge(*_: Any, **__: Any) -> None:
+        raise ValueError("operands could not be broadcast")
+
+    line = "the run stopped: ValueError: operands could not be broadcast (details: out/log.txt). go on with: " + RESUME
+    with monkeypatch.context() as broken:
+        broken.setattr("server.turn.Turn.__call__", merge)
+        assert ask("run", tiny, "--out", "out") == (3, line)
+        assert ask("resume", "out") == (3, line)  # and there is no newer checkpoint than when it began
+    assert Path("out/log.txt").read_text().count("Traceback") >= 2
+    assert main(["resume", "out"]) == 0
 
 
 def test_an_unexpected_end_is_told_and_logged(ask, tiny, monkeypatch):

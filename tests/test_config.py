@@ -480,6 +480,49 @@ def test_what_is_written_is_read_back_whatever_it_holds(write):
     assert load_run(write(dump_run(run))) == run
 
 
+WORDS = [
+    "1e3",
+    "1E-05",
+    "0x10",
+    "1_000",
+    "2024-01-01",
+    "1:30",
+    "on",
+    "Off",
+    "yes",
+    "NO",
+    "y",
+    "null",
+    "~",
+    "=",
+    "<<",
+    ".inf",
+    "",
+]
+"""What a word can be taken for by one YAML or another: a number, a date, a truth, nothing, a merge."""
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_stays_a_word(write, word):
+    site = {"root": f"/{word}", "labels": {word: 1}, "cases": {"key": word}}
+    name = word if word.replace("_", "").replace("-", "").isalnum() else "x"
+    run = build_run({"name": name, "sites": {name: site}, "model": {"args": {"a": [word]}}})
+    assert load_run(write(dump_run(run))) == run
+
+
+def test_numbers_stay_numbers(write):
+    args = {"a": [1e3, 1e-05, 1e22, 16, -0.5, 10**20, True, None, float("-inf")]}
+    assert load_run(write(dump_run(build_run({"sites": SITES, "model": {"args": args}})))).model.args == args
+
+
+def test_links_are_allowed_at_each_site_or_at_all(write):
+    """And a site that says no is not overruled."""
+    run = build_run({"data": {"follow_links": True}, "sites": SITES | {"b": {"root": "x", "follow_links": False}}})
+    for found in (run, load_run(write(dump_run(run)))):
+        assert [site.follow_links for site in found.sites.values()] == [True, False]
+    assert not build_run({"sites": SITES}).sites["a"].follow_links
+
+
 def test_a_hospitals_own_file(write):
     site = load_site(write("root: /data\nlabels: {liver: [1, 2]}\n"))
     assert site == SiteFile(root=Path("/data"), labels={"liver": [1, 2]})

@@ -243,7 +243,8 @@ def test_a_link_out_of_the_data_folder_is_followed_only_if_the_site_says_so(fold
     (folder / name).rename(outside)
     (folder / name).symlink_to(outside)
     held = {"cases": Selection(key="origin", value="a")}
-    words = rf"is a link out of the data folder, to {outside}.* \(follow_links: true allows links\)"
+    where = r"\(follow_links: true in the site's settings, or data.follow_links: true for .*, allows links\)"
+    words = rf"is a link out of the data folder, to {outside}.* {where}"
     with pytest.raises(ValueError, match=rf"^site 'here': {folder}/.* {words}$"):
         everything(folder, **held)
     assert names(everything(folder, follow_links=True, **held).train) == NAMES[:5]

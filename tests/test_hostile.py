@@ -11,6 +11,7 @@ from clients.data import subject_of
 from configs.load import build_run, load_run
 from tests.fuzz.messages import TARGETS
 from tests.fuzz.targets import Target, only_one_line
+from tests.site_orders import order
 
 HOME = Path(__file__).parents[1]
 
@@ -95,3 +96,20 @@ def test_a_rule_that_is_no_arithmetic_is_quoted_on_one_short_line(rule, line):
     with pytest.raises(ValueError) as caught:
         subject_of("case_036", rule)
     assert str(caught.value).startswith(line) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "words"),
+    [
+        (
+            "train",
+            {"replay": 2**53},
+            r"the order asks for 9007199254740992 steps; 3000 are .* \(1000 times its train.replay_steps: 3",
+        ),
+        ("train", {"replay": 3001}, "the order asks for 3001 steps; 3000 are the most"),
+        ("evaluate", {"personalise": 2**53}, r"steps; 1000 are the most \(1000 times its strategy.personalise: 0\)"),
+    ],
+)
+def test_an_order_does_not_hold_a_site_for_ever(site, task, asked, words):
+    with pytest.raises(ValueError, match=words):
+        site.answer(order(task, **asked), {})

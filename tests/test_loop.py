@@ -414,13 +414,21 @@ def test_a_site_cannot_count_for_the_server(tmp_path):
 @pytest.mark.parametrize(
     ("task", "change", "reason"),
     [
-        ("hello", told(tests=-1), "its 'tests' is -1, not a whole number from 0"),
-        ("hello", told(tests=True), "its 'tests' is True, not a whole number from 0"),
-        ("hello", lambda reply: replace(reply, new_cases=None), "its 'new_cases' is None, not a whole number from 0"),
+        ("hello", told(tests=-1), "its 'tests' is -1, not a whole number from 0 to 1000000"),
+        ("hello", told(tests=True), "its 'tests' is True, not a whole number from 0 to 1000000"),
+        (
+            "hello",
+            lambda reply: replace(reply, new_cases=None),
+            "its 'new_cases' is None, not a whole number from 0 to 1000000",
+        ),
         ("hello", lambda reply: replace(reply, classes=(["liver"],)), "its 'classes' is (['liver'],), not a list of names"),
         ("train", told(memory="many"), "its 'memory' is 'many', not a whole number from 0 to 1000000"),
         ("train", told(memory=2.5), "its 'memory' is 2.5, not a whole number from 0 to 1000000"),
-        ("train", told(memory_classes={"liver": None}), "its 'memory_classes' is {'liver': None}, not whole numbers by name"),
+        (
+            "train",
+            told(memory_classes={"liver": None}),
+            "its 'memory_classes' is {'liver': None}, not whole numbers by name, 1024 at most",
+        ),
         ("train", told(memory_arrived=["x"]), "its 'memory_arrived' is ['x'], not a list of whole numbers"),
         ("train", told(loss_weight="1"), "its 'loss_weight' is '1', not a number or null"),
         ("train", lambda reply: replace(reply, draws="x"), "its 'draws' is 'x', not a whole number from 0"),

@@ -116,6 +116,21 @@ def test_however_an_image_is_stored_every_voxel_is_told_in_its_place(write_image
     assert (found.affine == affine).all() and found.get_data_dtype() == np.uint8
 
 
+def test_a_fourth_axis_of_length_1_is_none(write_image, segment):
+    found = segment(write_image(speckled()[..., None]))
+    np.testing.assert_array_equal(np.asarray(found.dataobj), expected(speckled()))
+
+
+def test_an_image_in_metres_is_resampled_in_millimetres_and_keeps_its_grid(write_image, segment):
+    image = nib.Nifti1Image(ramp((11, 9, 7)), np.diag([0.001, 0.002, 0.003, 1]))
+    image.header.set_xyzt_units("meter")
+    path = write_image(speckled())
+    nib.save(image, path)
+    found = segment(path, preprocess=PLAIN | {"spacing": (2, 2, 2)})
+    np.testing.assert_array_equal(np.asarray(found.dataobj), expected(ramp((11, 9, 7))))
+    assert (found.affine == nib.load(path).affine).all() and found.header.get_xyzt_units()[0] == "meter"
+
+
 def test_an_oblique_image_keeps_its_grid(write_image, segment):
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", [20, -35, 100], degrees=True).as_matrix() @ np.diag([0.7, 0.9, 2.5])
@@ -307,6 +322,7 @@ def test_an_image_too_large_for_the_memory_fails_alone(write_image, make_model, 
         (["scans"], "scans/a.nii and scans/a.nii.gz would both become a.nii.gz"),
         (["nowhere"], "there is no nowhere"),
         (["scans/notes.txt"], "scans/notes.txt is not a .nii or .nii.gz file"),
+        (["scans/b.hdr"], "scans/b.hdr is a pair of .hdr and .img; convert it to .nii.gz"),
         (["empty"], "there is no .nii or .nii.gz file in empty"),
         (["out"], "out/mine.nii.gz lies in out itself"),
         (["link.nii.gz"], "link.nii.gz lies in out itself"),
@@ -314,7 +330,7 @@ def test_an_image_too_large_for_the_memory_fails_alone(write_image, make_model, 
 )
 def test_images_that_cannot_be_meant_are_refused(tmp_path, monkeypatch, given, words):
     monkeypatch.chdir(tmp_path)
-    for name in ("scans/a.nii", "scans/a.nii.gz", "scans/notes.txt", "empty/.a.nii", "out/mine.nii.gz"):
+    for name in ("scans/a.nii", "scans/a.nii.gz", "scans/notes.txt", "scans/b.hdr", "empty/.a.nii", "out/mine.nii.gz"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
     Path("link.nii.gz").symlink_to("out/mine.nii.gz")

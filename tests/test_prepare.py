@@ -7,15 +7,18 @@ import re
 import shutil
 import time
 import tracemalloc
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
+import durable
 from clients import prepare as module
 from clients import reading
 from clients.data import Case, read_msd
-from clients.prepare import MAX_POSITIONS, prepare
+from clients.prepare import MAX_POSITIONS, checked, prepare
 from configs.schema import Preprocess
 from tests import disk
 
@@ -78,10 +81,38 @@ def test_however_it_is_stored_the_same_anatomy_gives_the_same_arrays(msd_folder,
     assert ours.spacing == theirs.spacing == spacing
 
 
-def test_a_label_stored_another_way_round_than_its_image_is_refused(one):
+ELSEWHERE = {
+    "the other way round": (stored(anatomy()[1], "LPS")[1], "6.4"),  # 5 and 4 mm from corner to corner: sqrt(41)
+    "larger voxels": (np.diag([2.0, 1, 1, 1]), "5"),
+    "half a voxel and more": (nib.affines.from_matvec(np.eye(3), [0, 0, 0.51]), "0.51"),
+    "turned": (nib.affines.from_matvec(Rotation.from_euler("z", 90, degrees=True).as_matrix(), [5, 0, 0]), "5"),
+}
+"""Where a label [6, 5, 4] of 1 mm voxels is said to be, and how far in millimetres its corners then are from the image's."""
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+def test_a_label_that_lies_elsewhere_than_its_image_is_refused(one, where):
+    (image, label), (affine, far) = anatomy(), ELSEWHERE[where]
+    words = rf"case 'case_1': the label lies elsewhere than its image: corners differ by up to {far} mm \("
+    with pytest.raises(ValueError, match=words):
+        one(image, (label, affine))
+
+
+def test_half_a_voxel_of_the_image_is_let_pass_along_each_axis(one):
     image, label = anatomy()
-    with pytest.raises(ValueError, match="case 'case_1': the label is stored as LPS, its image as RAS"):
-        one(stored(image, "RAS"), stored(label, "LPS"))
+    there, here = np.diag([1.0, 2, 4, 1]), np.diag([1.0, 2, 4, 1])
+    there[:3, 3] = 0.5, -1, 2
+    np.testing.assert_array_equal(one((image, here), (label, there)).label_XYZ, label)
+
+
+def test_an_oblique_label_may_be_rounded_to_another_axis_than_its_image(one):
+    """On either side of 45 degrees the same place has other letters: RAS here, ALS there."""
+    image, label = anatomy()
+    turned = [np.eye(4), np.eye(4)]
+    for affine, angle in zip(turned, (44.99, 45.01), strict=True):
+        affine[:3, :3] = Rotation.from_euler("z", angle, degrees=True).as_matrix()
+    assert nib.aff2axcodes(turned[0]) != nib.aff2axcodes(turned[1])
+    assert one((image, turned[0]), (label, turned[1])).counts == {1: 3, 2: 1}
 
 
 def test_spacing_halves_the_voxels_and_labels_stay_whole(one):
@@ -241,7 +272,7 @@ def test_a_prepared_case_is_on_disk_before_it_is_there_by_name(cases, tmp_path, 
     disk.assert_durable(tmp_path / "cache" / "cases" / name, log)
 
 
-PARTS = ("image.npy", "label.npy", "meta.json", "positions.npz")
+PARTS = ("SHA256SUMS", "image.npy", "label.npy", "meta.json", "positions.npz")
 
 
 def shorten(path):
@@ -252,7 +283,7 @@ def empty(path):
     os.truncate(path, 0)
 
 
-@pytest.mark.parametrize("damage", [os.unlink, empty, shorten], ids=["deleted", "empty", "halved"])
+@pytest.mark.parametrize("damage", [os.unlink, empty, shorten, disk.flip], ids=["deleted", "empty", "halved", "flipped"])
 @pytest.mark.parametrize("file", PARTS)
 def test_a_damaged_prepared_case_is_made_again_from_nifti(cases, tmp_path, caplog, file, damage):
     cache = tmp_path / "cache"
@@ -261,11 +292,37 @@ def test_a_damaged_prepared_case_is_made_again_from_nifti(cases, tmp_path, caplo
     kept = whole.image_XYZ.tobytes(), whole.label_XYZ.tobytes(), whole.positions[1].tolist()
     assert {path.name for path in (cache / "cases" / name).iterdir()} == {*PARTS}
     damage(cache / "cases" / name / file)
-    again = next(iter(prepare(cases[:1], PLAIN, cache)))
+    again = checked(cases[0], PLAIN, cache)
     assert (again.image_XYZ.tobytes(), again.label_XYZ.tobytes(), again.positions[1].tolist()) == kept
     assert folders(cache) == [name]
     assert f"case 'case_1': the prepared folder {cache / 'cases' / name} is damaged" in caplog.text
     assert "made again" in caplog.text
+
+
+def test_a_prepared_case_is_compared_with_its_checksums_once_per_process(cases, tmp_path, monkeypatch):
+    cache, looked, check = tmp_path / "cache", [], durable.check
+
+    def look(folder):
+        looked.append(folder.name)
+        check(folder)
+
+    monkeypatch.setattr(durable, "check", look)
+    list(prepare(cases[:1], PLAIN, cache))
+    assert looked == []
+    for _ in range(2):
+        assert checked(cases[0], PLAIN, cache).counts == {1: 3, 2: 1}
+    assert looked == folders(cache)
+
+
+def test_a_case_that_a_site_uses_is_compared_with_its_checksums(site, caplog):
+    case = site.cases.train[0].name
+    whole = site.volume(case).image_XYZ
+    folder, kept = Path(whole.filename).parent, whole.tobytes()
+    disk.flip(folder / "image.npy")
+    module._check_once.cache_clear()  # as in another process
+    site.volume.cache_clear()
+    assert site.volume(case).image_XYZ.tobytes() == kept
+    assert "is damaged (image.npy does not match its checksum) and is made again" in caplog.text
 
 
 def test_a_prepared_case_is_not_thrown_away_because_too_many_files_are_open(cases, tmp_path, monkeypatch):
@@ -380,6 +437,44 @@ def test_the_first_bad_case_in_order_is_the_one_that_is_named(msd_folder, tmp_pa
     assert next(volumes).case == "good"
     with pytest.raises(ValueError, match="'bad'"):
         next(volumes)
+
+
+# Ordinary files of other programs -------------------------------------------------------------------------------------
+
+
+def test_axes_of_length_1_at_the_end_are_no_axes(one):
+    image, label = anatomy()
+    volume = one(image[..., None, None], label[..., None])
+    np.testing.assert_array_equal(volume.label_XYZ, label)
+    np.testing.assert_allclose(volume.image_XYZ, image / 100, atol=1e-3)
+
+
+def test_labels_that_a_scale_moves_a_little_are_rounded(cases, tmp_path):
+    lie(cases[0].label, scl_slope=0.9996, scl_inter=0)  # 2 is read as 1.9992
+    assert next(iter(prepare(cases[:1], PLAIN, tmp_path / "cache"))).counts == {1: 3, 2: 1}
+    lie(cases[1].label, scl_slope=0.9994, scl_inter=0)  # as 1.9988
+    with pytest.raises(ValueError, match="label values must be whole numbers"):
+        list(prepare(cases[1:], PLAIN, tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(("code", "unit_mm"), [(0, 1), (2, 1), (1 + 8, 1000), (3, 0.001)])  # 8: seconds
+def test_the_unit_of_a_grid_is_heeded(cases, tmp_path, code, unit_mm):
+    """An image of 1 x 2 x 3 mm, said in metres, say, fits a label said in millimetres."""
+    for path, mm, told in ((cases[0].image, unit_mm, code), (cases[0].label, 1, 2)):
+        sides = {f"srow_{axis}": [0, 0, 0, 0] for axis in "xyz"}
+        for i, axis in enumerate("xyz"):
+            sides[f"srow_{axis}"][i] = (i + 1) / mm
+        lie(path, xyzt_units=told, **sides)
+    volume = next(iter(prepare(cases[:1], PLAIN, tmp_path / "cache")))
+    np.testing.assert_allclose(volume.spacing, (1, 2, 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("half", ["scan.hdr", "scan.img", "scan.img.gz"])
+def test_a_file_of_a_pair_is_to_be_converted(cases, tmp_path, half):
+    nib.save(nib.Nifti1Pair(anatomy()[0], np.eye(4)), tmp_path / half.replace(".hdr", ".img"))
+    paired = Case("case_1", tmp_path / half, cases[0].label)
+    with pytest.raises(ValueError, match=r"a pair of .hdr and .img; convert it to .nii.gz"):
+        list(prepare([paired], PLAIN, tmp_path / "cache"))
 
 
 # Headers that lie -----------------------------------------------------------------------------------------------------

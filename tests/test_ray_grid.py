@@ -18,9 +18,10 @@ from flwr.app import Message, RecordDict
 
 import packing
 from server.sites import AGAIN, GridSites
-from simulations import ray_grid
+from simulations import processes, ray_grid, ray_pool
 from simulations.ray_cluster import cluster
 from simulations.ray_grid import Node, RayGrid, identify
+from simulations.ray_worker import Worker
 from strategies.base import Weights
 from wire import Failure, Order, Reply, with_extra
 
@@ -154,6 +155,72 @@ def test_an_order_that_ran_out_of_memory_is_given_again_with_the_word_and_only_t
         assert reply.ids == ("short",)
         [reply] = ask(it, "a", 2)
         assert reply.ids == ()
+
+
+def test_a_process_that_the_kernel_killed_for_memory_ran_out_of_it(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel counts what it kills for want of memory: one more since the order was given."""
+    died, vmstat = tmp_path / "died", tmp_path / "vmstat"
+    vmstat.write_text("oom_kill_other 5\noom_kill 6\n")
+    monkeypatch.setattr(processes, "VMSTAT", vmstat)
+    counted = processes.oom_kills
+    monkeypatch.setattr(ray_pool, "oom_kills", lambda: counted() + died.exists())
+    with grid(Node("a", {"exit": 9, "once": str(died)}), actors=1) as it:
+        news, reply = ask(it, "a")
+        assert kinds([news, reply]) == ["crashed again", "reply"]
+        assert news.reason == "its process was killed: the machine was out of memory; tried again"
+        assert reply.ids == ("short",)
+
+
+def test_the_kernels_counter_is_none_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, count in (("nr_free_pages 3\noom_kill 17\n", 17), ("nr_free_pages 3\n", 0), (None, 0)):
+        place = tmp_path / str(count) / str(text is None)
+        if text is not None:
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(text)
+        monkeypatch.setattr(processes, "VMSTAT", place)
+        assert processes.oom_kills() == count
+
+
+class Full:
+    """Memory runs out when it is packed."""
+
+    def __reduce__(self) -> Any:
+        raise MemoryError("2 GB for a reply")
+
+
+def test_memory_that_runs_out_while_ray_packs_a_reply_is_memory(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, full = tmp_path / "once", Full
+
+    class Packing(Worker):
+        @ray.method(num_returns=2)
+        def answer(self, short: bool, *args: Any) -> Any:
+            if not once.exists():
+                once.touch()
+                return full(), None
+            return super().answer(short, *args)
+
+    monkeypatch.setattr(ray_grid, "Worker", Packing)
+    with grid(Node("a"), actors=1) as it:
+        news, reply = ask(it, "a")
+        assert kinds([news, reply]) == ["crashed again", "reply"]
+        assert "MemoryError: 2 GB for a reply" in news.reason
+        assert reply.ids == ("short",)
+
+
+def test_an_actor_that_raises_as_it_starts_is_told_in_words(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unready(Worker):
+        def ready(self) -> int:
+            raise LookupError("no licence")
+
+    monkeypatch.setattr(ray_grid, "Worker", Unready)
+    with grid(Node("a"), actors=1) as it:
+        answers = ask(it, "a")
+        assert kinds(answers) == ["crashed again", "crashed"]
+        assert answers[1].reason == "its process did not start (LookupError: no licence), 2 times"
 
 
 def test_memory_that_is_not_enough_twice_is_a_failure(grid: Grid) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from xml.etree import ElementTree
 
 import numpy as np
@@ -255,6 +256,19 @@ def test_a_round_written_twice_by_a_resumed_run_counts_once(tmp_path: Path) -> N
     assert [row["round"] for row in run.rounds] == [1, 2] and run.seconds == pytest.approx(43.0)
     assert run.matrix.stages == ("start", NORTH, SOUTH) and run.matrix.values[2, 0] == 0.74
     assert run.present == {NORTH: [1, 2], SOUTH: [2], EAST: [], WEST: []}
+
+
+@pytest.mark.parametrize(("many", "shown"), [(20, 20), (21, 20), (64, 20)])
+def test_the_20_origins_most_often_held_are_shown_and_the_others_together(tmp_path: Path, many: int, shown: int) -> None:
+    """Origin i is held i + 1 times; `others` of a site's own count as others."""
+    held = {f"scanner {i}": i + 1 for i in range(many)}
+    rows = [row | {"memory_domains": held | {"others": 99}} if row["event"] == "train" else row for row in record_rows()]
+    with mock.patch("server.memory_section.memory_shares", wraps=memory_shares) as drawn:
+        memory_section(write_folder(tmp_path / "many", rows, result_matrix(), slices=False))
+    trains, _, tints = drawn.call_args.args
+    assert list(tints) == [f"scanner {i}" for i in range(many - shown, many)]
+    (legend,) = memory_shares(trains, "memory_domains", tints).legends
+    assert len(legend.get_texts()) == shown + 2  # others, and the line of the samples held
 
 
 def test_a_memory_chart_clips_no_bar() -> None:

@@ -225,6 +225,16 @@ def test_each_sample_learns_what_was_said_of_it():
     assert trainer.weights == [[[2, 1], [1.5, 1]]]  # in b, 2 (1/1) / (1/1), and 1: absent; in a, 2 (1/1) / (1/1 + 1/3)
 
 
+@pytest.mark.parametrize(("domains", "told"), [(64, 64), (65, 64), (100, 64)])
+def test_of_more_domains_than_a_reply_may_name_the_rarest_are_told_together(domains, told):
+    """Domain 0 has two samples, the others one: beside 62 of them the rest are `others`."""
+    work = round_of(Teller())
+    work.samples = [Sample(case=f"{i}", arrived=i, domain=f"d{i % domains}") for i in range(domains + 1)]
+    held = work.facts()["memory_domains"]
+    assert (len(held), held["d0"], sum(held.values())) == (told, 2, domains + 1)
+    assert held.get("others", 0) == (domains - 63 if domains > 64 else 0)
+
+
 def test_new_samples_know_their_place_their_classes_and_their_origin():
     made = list(new_samples(["a", "b"], 5, 0, "tiny", small_volume, {"one": [1], "two": [2]}, {"b": "scanner 2"}))
     assert [(sample.case, sample.arrived, sample.domain) for sample in made] == [("a", 5, None), ("b", 6, "scanner 2")]

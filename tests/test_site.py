@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from clients import work
 from clients.snapshot import before
 from packing import pack_order, pack_reply, pack_weights, unpack_order, unpack_reply
+from simulations.watch import Watch
+from tests import disk
 from tests.site_orders import CLASSES, content, initial, order
 
 
@@ -146,6 +149,20 @@ def test_ids_are_keyed_with_the_sites_own_secret(make_site):
     assert sorted(path.name for path in one.folder.iterdir()) == ["secret"]
 
 
+def test_a_secret_is_on_disk_before_it_is_there_by_name(site, monkeypatch):
+    log = disk.watch(monkeypatch)
+    assert len(site.keyed.secret) == 32
+    disk.assert_durable(site.folder / "secret", log)
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_secret_of_another_length_is_one_line_and_is_left_alone(site, length):
+    (site.folder / "secret").write_bytes(b"x" * length)
+    with pytest.raises(ValueError, match=f"secret has {length} bytes, a secret has 32; put it back, or delete it"):
+        site.keyed("tiny_001")
+    assert (site.folder / "secret").read_bytes() == b"x" * length
+
+
 def test_an_order_survives_the_wire(site):
     weights = initial(site)
     sent, shared = unpack_order(pack_order(order(), pack_weights(weights)))
@@ -171,17 +188,51 @@ def test_training_that_diverges_ends_the_round_and_the_next_order_is_done(site, 
     assert site.answer(order(), weights).draws == 24
 
 
-def test_a_folder_in_which_another_process_works_is_left_alone(site, monkeypatch):
-    monkeypatch.setattr(work, "LOCK_WAIT_S", 0.2)
+@contextmanager
+def busy(site):
+    """Another process at work in the site's folder, until its input ends."""
     program = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()"
     command = [sys.executable, "-c", program, str(site.folder / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match="site 'tiny': another process is at work in "):
-            site.answer(order("hello", 0), {})
+        yield other
         other.stdin.close()
         other.wait(10)
+
+
+def test_a_folder_in_which_another_process_works_is_left_alone(site, monkeypatch):
+    monkeypatch.setattr(work, "LOCK_WAIT_S", 0.2)
+    with busy(site), pytest.raises(ValueError, match="site 'tiny': another process is at work in "):
+        site.answer(order("hello", 0), {})
     assert site.answer(order("hello", 0), {}).new_cases == 6
+
+
+def test_a_site_waits_for_a_process_that_ends_and_says_so(site, monkeypatch, tmp_path):
+    monkeypatch.setattr(work, "LOCK_SILENT_S", 0.1)
+    said, show = [], type(site.progress).show
+
+    def let_go(progress, task, **facts):
+        """What is said; at the first word the other process ends."""
+        show(progress, task, **facts)
+        said.append(json.loads((site.folder / "progress.json").read_text()))
+        other.stdin.close()
+
+    monkeypatch.setattr(type(site.progress), "show", let_go)
+    with busy(site) as other:
+        assert site.answer(order("hello", 4), {}).new_cases == 6
+    assert said == [{"site": "tiny", "task": task, "round": 4} for task in ("waiting", "idle")]
+
+
+def test_the_screen_shows_a_site_that_waits_until_it_has_failed(tmp_path):
+    (folder := tmp_path / "sites" / "a").mkdir(parents=True)
+    watch = Watch(tmp_path, ["a"], 3)
+    events = [{"event": "arrive", "round": 1, "site": "a"}, {"event": "failure", "round": 1, "site": "a", "task": "train"}]
+    (folder / "progress.json").write_text('{"site": "a", "task": "waiting", "round": 1}')
+    states = []
+    for known in (1, 2):
+        (tmp_path / "record.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events[:known]))
+        states += [row.state for row in watch.update()]
+    assert states == ["waiting", "failed"]
 
 
 def test_a_case_that_cannot_be_read_is_named(make_site, phantom_root, tmp_path):

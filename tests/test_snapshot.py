@@ -11,7 +11,7 @@ from clients.snapshot import Snapshot, before, commit
 from clients.train import Trainer
 from memory.sample import Sample
 from tests import disk
-from tests.site_orders import content, order, remembered, rounds_kept, through
+from tests.site_orders import content, initial, order, remembered, rounds_kept, through
 
 
 def kept(cursor, served=1):
@@ -134,6 +134,41 @@ def test_a_site_says_from_where_it_began_and_how_long_it_took_to_be_safe(site):
     assert again.rows[0]["restored"] == 1
     # what round 3 does after the state of round 1: two more cases, as round 2 did
     assert again.rows[0]["stream_left"] == second.rows[0]["stream_left"]
+
+
+# Other cases than before -----
+
+
+def other_cases(site, **parts):
+    """The site as another process would find it, its data changed between."""
+    site.cases = replace(site.cases, **parts)
+
+
+def test_a_site_whose_cases_have_changed_is_refused_until_they_are_put_back(make_site):
+    site, twin = make_site("site"), make_site("twin")
+    first = through(site, [1])[0]
+    expected = through(twin, [1, 2])[1]
+    cases = site.cases
+    assert before(site.folder / "state", "run1", 2).cases == cases.fingerprint
+    for changed in (
+        {"train": (*cases.train, cases.test[0])},
+        {"train": cases.train[::-1]},
+        {"train": cases.train[:5], "test": (*cases.test, cases.train[5])},
+    ):
+        other_cases(site, **changed)
+        count = len(site.cases.train)
+        words = rf"site 'tiny': its cases are not those with .* \(then 6 train, .* now {count} train, .*\); put them back, or"
+        with pytest.raises(ValueError, match=words):
+            site.answer(order(round=2), first.weights)
+        assert rounds_kept(site) == ["000001"]
+        site.cases = cases
+    assert content(site.answer(order(round=2), first.weights)) == content(expected)
+
+
+def test_another_run_may_begin_with_other_cases(site):
+    through(site, [1])
+    other_cases(site, train=site.cases.train[:5])
+    assert site.answer(order(run="run2"), initial(site)).rows[0]["stream_left"] == 3
 
 
 # Crashes -----

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import friedmanchisquare
 
+from simulations.studies.noise import chances, holm, interval, signed_rank
 from simulations.studies.ranks import critical_difference, ranking
 from simulations.studies.scales import SCALES, rounded, shown
-from simulations.studies.statistics import Outcome, differences, holm, interval, signed_rank, summaries
+from simulations.studies.statistics import Outcome, bound_differences, differences, summaries
 from simulations.studies.verdict import verdict
 
 
@@ -59,18 +60,40 @@ def test_pairs_have_equal_seed_and_order_and_the_others_are_left_out():
     assert (found.pairs, found.seeds, found.orders, found.mean) == (2, 2, 1, pytest.approx(0.25))
 
 
-def test_with_one_order_the_interval_is_the_plain_bootstrap_over_seeds():
-    """Two seeds, 0 and 1: the mean of two draws is 0, .5 or 1, with chances of 1/4, 1/2, 1/4: both ends are beyond 2.5 %."""
-    assert interval(np.array([[0.0, 1.0]])) == (0.0, 1.0)
+def test_with_one_order_the_interval_is_the_bootstrap_over_seeds_stretched_to_students_reach():
+    """Five seeds: t(4) 2.776 times the standard error of the mean, where the draws reach 1.96 times their deviation."""
     values = np.array([0.3, -0.1, 0.25, 0.7, 0.05])
     drawn = np.random.default_rng(0).choice(values, (10_000, 5)).mean(axis=1)
-    assert interval(values[None]) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))))
+    stretch = 2.776 * (values.std(ddof=1) / np.sqrt(5)) / (1.96 * drawn.std())
+    assert 1.5 < stretch < 1.7  # root of 5 / 4, times 2.776 / 1.96: 1.58
+    wanted = values.mean() + stretch * (np.quantile(drawn, (0.025, 0.975)) - values.mean())
+    assert interval(values[None]) == pytest.approx(tuple(wanted), abs=1e-3)
 
 
 def test_many_seeds_do_not_make_a_result_sure_that_differs_from_order_to_order():
-    """Ten seeds say 0 in one order and 1 in the other. Drawing runs alone would give about .5 +- .22; with the orders drawn
-    (both times the one, once each, both times the other: 1/4, 1/2, 1/4) the ends are the two orders' own means."""
-    assert interval(np.array([[0.0] * 10, [1.0] * 10])) == (0.0, 1.0)
+    """Ten seeds say .4 in one order and .6 in the other. Over the seeds nothing varies; over the orders .5 +- .1: t = 5 with
+    one degree of freedom, p = 2 / pi atan(1 / 5) = .126."""
+    grid = np.array([[0.4] * 10, [0.6] * 10])
+    assert chances(grid) == (pytest.approx(2 / np.pi * np.arctan(1 / 5)), 0.0)
+    low, high = interval(grid)
+    assert low < 0 < 1 < high
+
+
+def test_student_by_hand():
+    """1 and 3: mean 2, standard error 1, one degree of freedom: p = 2 / pi atan(1 / 2). One seed: it is over the orders."""
+    expected = pytest.approx(2 / np.pi * np.arctan(1 / 2))
+    assert chances(np.array([[1.0, 3.0]])) == (expected, expected)
+    assert chances(np.array([[1.0], [3.0]]))[0] == expected and isnan(chances(np.array([[1.0], [3.0]]))[1])
+    assert chances(np.zeros((2, 3))) == (1.0, 1.0) and isnan(chances(np.array([[1.0]]))[0])
+
+
+@pytest.mark.parametrize(("seeds", "orders"), [(3, 2), (6, 1), (5, 3), (10, 2)])
+def test_intervals_cover_at_small_numbers(seeds, orders, monkeypatch):
+    """Order, seed and run each vary by 1 (with one order it is that order's own effect that is sought)."""
+    monkeypatch.setattr("simulations.studies.noise.DRAWS", 400)
+    rng = np.random.default_rng(3)
+    covered = sum(low <= 0 <= high for low, high in (interval(_noise(rng, 1, orders, seeds)[0]) for _ in range(500)))
+    assert covered / 500 > 0.925
 
 
 def test_an_order_that_repeats_another_makes_nothing_surer():
@@ -80,10 +103,15 @@ def test_an_order_that_repeats_another_makes_nothing_surer():
 
 
 def test_an_empty_cell_of_the_grid_weighs_nothing():
-    """What there is are 0 and 1 in one order, and 1 in the other; a draw of nothing but the empty cell does not count."""
-    low, high = interval(np.array([[0.0, 1.0], [nan, 1.0]]))
-    assert (low, high) == (0.0, 1.0)
-    assert interval(np.array([[2.0, 2.0], [nan, 2.0]])) == (2.0, 2.0)
+    """A draw of nothing but the empty cell does not count either; and an empty row is none."""
+    assert interval(np.array([[2.0, 2.0, 2.0], [nan, 2.0, 2.0]])) == (2.0, 2.0)
+    values = np.array([[0.3, -0.1, 0.25]])
+    assert chances(np.vstack([values, np.full((1, 3), nan)])) == chances(values)
+    assert chances(np.array([[1.0, 3.0], [nan, 3.0]]))[1] == chances(np.array([[1.0, 3.0]]))[1]
+
+
+def test_two_seeds_and_two_orders_have_no_interval():
+    assert all(isnan(end) for end in (*interval(np.array([[0.1, 0.2], [0.3, 0.4]])), *interval(np.array([[0.1, 0.2]]))))
 
 
 def test_one_pair_has_no_interval():
@@ -99,9 +127,17 @@ def test_without_a_pair_everything_is_empty():
 
 def test_three_pairs_get_the_smallest_p_that_there_is_and_no_p():
     """2 of the 2^3 = 8 ways to give three differences their signs are all alike: .25."""
-    found = differences(runs(plain=[0.1, 0.1, 0.1], gin=[0.4, 0.5, 0.6]), "acc", "plain")["gin"]
-    assert isnan(found.p) and found.least_p == 0.25
+    found = differences(runs(plain=[0.1, 0.1, 0.1], gin=[0.4, 0.41, 0.42]), "acc", "plain")["gin"]
+    assert isnan(found.p) and isnan(found.wilcoxon) and found.least_p == 0.25
     assert found.low > 0 and not found.clear, "an interval of three pairs proves nothing"
+
+
+def test_pairs_of_one_seed_are_one_observation():
+    """Four seeds in three orders are twelve pairs, all better, and still four seeds: 2 / 2^4, and nothing is clear."""
+    outcomes = [one for k in "abc" for one in runs(order=k, plain=[0.1] * 4, gin=[0.5, 0.51, 0.52, 0.53])]
+    found = differences(outcomes, "acc", "plain")["gin"]
+    assert (found.pairs, found.units, found.least_p, found.clear) == (12, 4, 0.125, False)
+    assert isnan(found.p) and isnan(found.wilcoxon)
 
 
 def test_the_signed_rank_test_by_hand():
@@ -122,11 +158,14 @@ def test_holm_by_hand():
 
 
 def test_p_values_are_corrected_over_the_variants_that_were_tested():
-    """Six wins of six: p = 2 / 64 each, two tests: 4 / 64. The third has five pairs and is not tested."""
+    """Six wins of six: Wilcoxon's p = 2 / 64 each, two tests: 4 / 64. Of .1 to .6 the mean is .35, its error .07638, t 4.583,
+    p .0059; three tests, that of five (.3, .07071, t 4.243, p .0132) the largest. The fourth has four pairs: not tested."""
     rising = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    found = differences(runs(plain=[0.0] * 6, gin=rising, ewc=rising, few=rising[:5]), "acc", "plain")
-    assert (found["gin"].p, found["ewc"].p) == (pytest.approx(4 / 64), pytest.approx(4 / 64))
-    assert isnan(found["few"].p) and found["few"].least_p == 2 / 32
+    found = differences(runs(plain=[0.0] * 6, gin=rising, ewc=rising, five=rising[:5], few=rising[:4]), "acc", "plain")
+    assert (found["gin"].wilcoxon, found["ewc"].wilcoxon) == (pytest.approx(4 / 64), pytest.approx(4 / 64))
+    assert isnan(found["five"].wilcoxon) and found["five"].least_p == 2 / 32
+    assert [found[name].p for name in ("gin", "ewc", "five")] == pytest.approx([0.0178, 0.0178, 0.0178], abs=1e-4)
+    assert isnan(found["few"].p) and found["gin"].clear and not found["few"].clear
 
 
 def test_floating_point_makes_no_difference_of_equal_runs():
@@ -138,6 +177,47 @@ def test_floating_point_makes_no_difference_of_equal_runs():
 def test_an_unknown_reference_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="reference 'plian': no run is of that variant; did you mean 'plain'?"):
         differences(runs(plain=[0.1], gin=[0.2]), "acc", "plian")
+
+
+# How often chance alone wins ------------------------------------------------------------------------------------------
+
+
+def _noise(rng: np.random.Generator, variants: int, orders: int, seeds: int) -> np.ndarray:
+    """[variants, orders, seeds]: each variant has its own luck with an order, with a seed, and with a run, all of size 1."""
+    of_order = rng.normal(size=(variants, orders, 1)) if orders > 1 else 0.0
+    return of_order + rng.normal(size=(variants, 1, seeds)) + rng.normal(size=(variants, orders, seeds))
+
+
+def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what a verdict shows and does not rest on."""
+    monkeypatch.setattr("simulations.studies.statistics.interval", lambda grid: (nan, nan))
+    monkeypatch.setattr("simulations.studies.statistics.signed_rank", lambda units: nan)
+
+
+def _won(studies: int, variants: int, seeds: int, orders: int, effect: float) -> float:
+    """The share of studies in which the verdict names a winner; the first variant is `effect` better than it looks by luck."""
+    rng, won = np.random.default_rng(7), 0
+    for _ in range(studies):
+        values = _noise(rng, variants + 1, orders, seeds)
+        values[1] += effect
+        outcomes = [Outcome(f"v{v}", s, f"o{o}", {"acc": value}) for (v, o, s), value in np.ndenumerate(values)]
+        won += " won over " in verdict(outcomes, "acc", "v0")
+    return won / studies
+
+
+@pytest.mark.parametrize("variants", [1, 8])
+@pytest.mark.parametrize(("seeds", "orders"), [(3, 2), (6, 1), (5, 3), (10, 2)])
+def test_without_any_difference_at_most_one_study_in_twenty_has_a_winner(seeds, orders, variants, monkeypatch):
+    """.05 in the long run; of 200 studies up to .08 by chance (two standard errors). The bootstrap alone gave up to half."""
+    _quickly(monkeypatch)
+    assert _won(200, variants, seeds, orders, 0.0) <= 0.08
+
+
+@pytest.mark.parametrize(("seeds", "orders"), [(6, 1), (5, 3), (10, 5)])
+def test_a_large_difference_wins_in_most_studies(seeds, orders, monkeypatch):
+    """Six times what a run varies by is found whatever the size of the study, against one variant."""
+    _quickly(monkeypatch)
+    assert _won(100, 1, seeds, orders, 6.0) > 0.8
 
 
 def test_the_order_of_the_runs_changes_nothing():
@@ -267,10 +347,10 @@ def test_a_difference_always_has_its_sign():
 
 
 def test_the_verdict_names_winner_lead_and_how_sure():
-    """Always .1 better: the interval is .1 to .1; six pairs of equal sign: p = 2 / 64 = .031."""
+    """Always .1 better: the interval is .1 to .1, and no chance at all."""
     outcomes = runs(plain=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], gin=[0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
     assert verdict(outcomes, "acc", "plain") == (
-        "gin won over plain, acc +.100 (95 % +.100 to +.100; Holm's p .031; 6 pairs: 6 seeds, 1 order), "
+        "gin won over plain, acc +.100 (95 % +.100 to +.100; Holm's p <.0001; 6 pairs: 6 seeds, 1 order), "
         "which is more than noise in the 1 order tried."
     )
 
@@ -283,9 +363,9 @@ def test_the_verdict_knows_which_way_is_better():
 
 
 def test_a_lead_that_may_be_noise_is_no_win():
-    """+.2 and -.1 in turn: mean +.05, and any bootstrap of six such values has 0 within."""
+    """+.2 and -.1 in turn: mean +.05, its error .0671, t .745, p .49."""
     up_and_down = verdict(runs(plain=[0.5] * 6, gin=[0.7, 0.4] * 3), "acc", "plain")
-    assert up_and_down.startswith("No winner: gin is ahead of plain, acc +.050 (95 % -.")
+    assert up_and_down.startswith("No winner: gin looks better than plain, but not surely, acc +.050 (95 % -.")
     assert up_and_down.endswith("which may be noise.")
     behind = verdict(runs(plain=[0.5] * 6, gin=[0.3, 0.6] * 3), "acc", "plain")
     assert behind.startswith("No winner: gin comes nearest to plain, the reference, acc -.050")
@@ -300,8 +380,7 @@ def test_what_cannot_be_told_from_the_winner_is_named():
 def test_too_few_runs_are_too_few_whatever_they_say():
     sentence = verdict(runs(plain=[0.1, 0.1, 0.1], gin=[0.8, 0.8, 0.8]), "acc", "plain")
     assert sentence == (
-        "Too few runs to say: gin is ahead of plain, acc +.700 (3 pairs: 3 seeds, 1 order); "
-        "6 pairs are needed, and 3 cannot give a p below .25."
+        "Too few runs to say: gin is ahead of plain, acc +.700 (3 pairs: 3 seeds, 1 order); 5 seeds (or orders) are needed."
     )
 
 
@@ -320,3 +399,50 @@ def test_one_variant_alone_is_nothing_to_compare():
     sentence = "Nothing to compare: plain has acc .300 over 2 runs, and no other variant has a run of the same seed and order."
     assert verdict(runs(plain=[0.2, 0.4]), "acc", "plain") == sentence
     assert verdict(runs(plain=[0.2, 0.4], gin=[nan, nan]), "acc", "plain") == sentence
+
+
+def test_what_is_sure_in_the_orders_tried_only_is_said_to_be():
+    """Always better, by .4 in one order and by .6 in the other: p over the orders .126, as above."""
+    outcomes = [*runs(plain=[0.1] * 10, gin=[0.5] * 10), *runs(order="b-first", plain=[0.1] * 10, gin=[0.7] * 10)]
+    sentence = verdict(outcomes, "acc", "plain")
+    assert sentence.startswith("No winner: gin looks better than plain, but not surely, acc +.500 (95 % -")
+    assert "Holm's p .13;" in sentence
+    assert sentence.endswith("which is more than noise in the 2 orders tried, and may be noise in others.")
+
+
+def test_one_that_surely_is_better_comes_before_one_that_looks_better_still():
+    outcomes = runs(plain=[0.1] * 6, gin=[0.3, 0.31, 0.3, 0.31, 0.3, 0.31], wild=[0.0, 0.9] * 3)
+    sentence = verdict(outcomes, "acc", "plain")
+    assert sentence.startswith("gin won over plain") and sentence.endswith("; gin cannot be told from wild.")
+
+
+# Bounds ---------------------------------------------------------------------------------------------------------------
+
+
+def bound(name: str, values: list[float], order: str = "a-first") -> list[Outcome]:
+    """Runs of a yardstick that are the same in every order."""
+    return [Outcome(name, seed, order, {"acc": value}, bound=True, run=f"{name}{seed}") for seed, value in enumerate(values)]
+
+
+def test_a_run_that_several_cells_share_counts_once():
+    """.8 and .9 in both orders are two runs, deviation .1 / sqrt 2; four would have .0577."""
+    found = summaries(bound("joint", [0.8, 0.9]) + bound("joint", [0.8, 0.9], "b-first"), "acc")["joint"]
+    assert (found.runs, found.n, found.mean, found.deviation) == (2, 2, pytest.approx(0.85), pytest.approx(0.1 / np.sqrt(2)))
+
+
+def test_bounds_take_no_part():
+    """The verdict, its correction and the ranks are as if they were not there, and what they differ by is still told."""
+    ours = runs(plain=[0.1] * 6, gin=[0.3, 0.31, 0.3, 0.31, 0.3, 0.31])
+    all_of_them = [*ours, *bound("joint", [0.9] * 6), *bound("sequential", [0.05] * 6)]
+    assert verdict(all_of_them, "acc", "plain") == verdict(ours, "acc", "plain")
+    assert differences(all_of_them, "acc", "plain") == differences(ours, "acc", "plain")
+    assert ranking(all_of_them, "acc") == ranking(ours, "acc")
+    found = bound_differences(all_of_them, "acc", "plain")
+    assert list(found) == ["joint", "sequential"] and found["joint"].mean == pytest.approx(0.8)
+    assert isnan(found["joint"].p) and not found["joint"].clear
+
+
+def test_a_bound_may_be_the_reference():
+    outcomes = [*runs(plain=[0.1] * 6), *bound("joint", [0.9] * 6)]
+    assert verdict(outcomes, "acc", "joint").startswith("joint, the reference, won over plain, the next best, acc -.800")
+    assert bound_differences(outcomes, "acc", "joint") == {}

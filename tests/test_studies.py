@@ -2,21 +2,33 @@
 
 import io
 import json
+import os
+import re
+import shutil
+import signal
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from filelock import FileLock
 from rich.console import Console
 
-from configs.load import build_run
+from configs.load import build_run, dump_run
+from configs.plain import parse
 from configs.study import cells, load_study
 from simulations.engines import simulate
 from simulations.pretend import materialise
+from simulations.studies import address as addresses
+from simulations.studies.address import address, sources
 from simulations.studies.command import conduct_study
-from simulations.studies.several import Work, in_turn
-from simulations.studies.shelf import FAILED, Place, address
-from simulations.studies.study import open_study
+from simulations.studies.several import Work, _do, in_turn
+from simulations.studies.shelf import FAILED, Place, outcome
+from simulations.studies.study import open_study, write_index
 from simulations.studies.timing import Pace, total
+from tests.test_interrupt import ended, left, started
+from tests.test_ray_cluster import within
 
 SITE = {"phantoms": {"cases": 3, "shape": [24, 22, 20], "spacing": [8, 8, 9]}, "annotates": ["liver"]}
 BASE = {
@@ -99,6 +111,10 @@ def test_a_named_variant_goes_through_the_whole_grid(study):
         ({"seeds": [0, 0]}, "seeds: one is given twice, which would count a run twice"),
         ({"seeds": []}, "seeds: List should have at least 1 item"),
         ({"variants": {"joint.federated": {}}}, "two variants are called 'joint.federated'"),
+        ({"vary": {"memory.budget": []}}, "vary.memory.budget: has no value, so that there would be no variant"),
+        ({"set": {"seed": 3}}, "variant 'linear': seed is not its to change: the study's own `seeds` say it"),
+        ({"vary": {"name": ["a"]}}, "name is not its to change: a run of a study has its variant's name"),
+        ({"variants": {"back": {"arrivals": {"order": ["b", "a"]}}}}, "variant 'back': arrivals.order is not its to change"),
     ],
 )
 def test_a_mistake_in_a_study_is_one_line(study, changes, line):
@@ -116,16 +132,128 @@ def test_a_mistake_in_a_variant_names_it(study):
         cells(load_study(path))
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"metrics": ["ac"]}, "metrics: there is no metric 'ac'; did you mean 'acc'?"),
+        ({"variants": {"odd": {"memory.policy": "linar"}}}, "variant 'odd': memory.policy: there is no 'linar' (did you mean"),
+        ({"vary": {"strategy.merge": ["average", "averge"]}}, "did you mean 'average'?"),
+    ],
+)
+def test_words_are_looked_up_before_anything_is_done(study, tmp_path, changes, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        open_study(study(**changes), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_two_names_for_the_same_runs_are_refused(study, tmp_path):
+    path = study(variants={"linear": {}, "first in, first out": {"memory.policy": "linear"}})
+    with pytest.raises(ValueError, match="variants 'linear' and 'first in, first out' are the same runs"):
+        open_study(path, tmp_path / "runs")
+
+
+def test_a_folder_that_is_anothers_is_refused(study, tmp_path):
+    path, runs = study(orders={}, seeds=[0], bounds=[]), tmp_path / "runs"
+    sheet = open_study(path, runs)
+    assert sheet.folder == runs / "studies" / "study" and {place.folder.parent for place in sheet.places} == {runs / "cells"}
+    write_index(sheet, path)
+    (other := tmp_path / "other.yaml").write_text("name: study\n" + path.read_text())
+    assert open_study(path, runs).folder == sheet.folder
+    with pytest.raises(ValueError, match=r"belongs to the study .*study.yaml; give this one another `name`"):
+        open_study(other, runs)
+    path.unlink()  # it was moved
+    assert open_study(other, runs).folder == sheet.folder
+    (runs / "cells").mkdir()
+    (runs / "cells" / "config.yaml").write_text("name: cells")
+    with pytest.raises(ValueError, match="cells holds a run, and studies need that folder"):
+        open_study(other, runs)
+
+
 # The shelf ------------------------------------------------------------------------------------------------------------------
 
 
 def test_an_address_is_what_a_run_would_do(monkeypatch, tmp_path):
     here = address(materialise(run()))
     assert here == address(materialise(run(name="other", engine={"name": "local", "actors": 3}, keep=5)))
+    assert here == address(materialise(build_run(parse(dump_run(run(engine={"cpus": 1}))))))
     others = [run(seed=1), run(memory={"policy": "linear", "budget": 3}), run(arrivals={"order": ["b", "a"]})]
     assert len({here, *(address(materialise(other)) for other in others)}) == 4
     monkeypatch.setenv("SITESTREAM_CACHE", str(tmp_path))
     assert here == address(materialise(run()))  # another cache is no other run
+
+
+def test_an_address_changes_with_the_data(phantom_root, tmp_path):
+    def here():
+        return address(materialise(run(sites={"a": {"root": str(root), "annotates": ["liver"]}})))
+
+    root = tmp_path / "data"
+    shutil.copytree(phantom_root, root)
+    before = here()
+    assert here() == before
+    (root / "notes.txt").write_text("nobody reads this")
+    assert here() == before
+    image = next((root / "imagesTr").iterdir())
+    os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))
+    touched = here()
+    listing = json.loads((root / "dataset.json").read_text())
+    listing["training"].pop()
+    (root / "dataset.json").write_text(json.dumps(listing))
+    assert len({before, touched, here()}) == 3
+
+
+def test_an_address_changes_with_the_weights_and_the_device(monkeypatch, tmp_path):
+    def here(device="auto"):
+        sites = {name: SITE | {"device": device} for name in "ab"}
+        return address(materialise(run(model=BASE["model"] | {"weights": str(weights)}, sites=sites)))
+
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"one")
+    before = here()
+    weights.write_bytes(b"two")
+    assert here() != before and here("cpu") == here()
+    there = here()
+    monkeypatch.setattr(addresses, "pick_device", lambda _: SimpleNamespace(type="cuda"))
+    assert here() != there and here("cpu") == there
+
+
+def test_an_address_changes_with_what_a_run_is_made_by(monkeypatch, tmp_path):
+    def here():
+        addresses._code.cache_clear()
+        return address(whole)
+
+    whole = materialise(run())
+    for name, text in {"memory/mine.py": "import wire\n", "wire.py": "", "notes.py": ""}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name in addresses.BEGINNINGS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("def later():\n    from memory.mine import keep\n")
+    monkeypatch.setattr(addresses, "HOME", tmp_path)
+    before = here()
+    (tmp_path / "notes.py").write_text("# nothing imports this")
+    assert here() == before
+    (tmp_path / "memory" / "mine.py").write_text("import wire\nK = 2\n")
+    mine = here()
+    (tmp_path / "wire.py").write_text("K = 2\n")
+    assert len({before, mine, here()}) == 3
+    monkeypatch.setattr(addresses, "version", lambda package: "0")
+    assert len({before, mine, here()}) == 3
+    addresses._code.cache_clear()
+
+
+def test_reports_and_tables_are_no_part_of_an_address():
+    names = {path.relative_to(addresses.HOME).as_posix() for path in sources()}
+    used = {"memory/selective.py", "strategies/anchored.py", "clients/objectives/ewc.py", "clients/train.py", "wire.py"}
+    used |= {"server/turn.py", "simulations/phantoms.py", "simulations/paradigms.py", "configs/schema.py", "compress.py"}
+    assert used <= names
+    assert not [name for name in names if "studies" in name or "report" in name or name in ("run_sim.py", "server/page.py")]
+
+
+def test_a_recipe_in_the_shelf_can_be_read_from_anywhere(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = open_study(study(set={"data.root": "here"}, bounds=[], orders={}, seeds=[0]), tmp_path / "runs").places[0]
+    place.write()
+    assert f"root: {tmp_path / 'here'}" in (place.folder / "config.yaml").read_text()
 
 
 def test_bounds_that_are_the_same_in_every_order_are_one_run(study, tmp_path):
@@ -190,14 +318,79 @@ def test_a_study_is_done_once_taken_up_where_it_stopped_and_tells_of_what_failed
     failed, said = conducted(path, tmp_path, retry_failed=True)
     assert failed == 0 and "1 to do" in said and by_name["selective"].state == "finished"
     assert (by_name["linear"].folder / "model.safetensors").stat().st_mtime_ns == stamp
-    facts = json.loads((tmp_path / "runs" / "study" / "study.json").read_text())
+    facts = json.loads((tmp_path / "runs" / "studies" / "study" / "study.json").read_text())
     assert [(cell["variant"], cell["state"]) for cell in facts["cells"]] == [
         (name, "finished") for name in ("linear", "selective", "huge", "joint.federated")
     ]
-    table = (tmp_path / "runs" / "study" / "table.csv").read_text().splitlines()
+    table = (tmp_path / "runs" / "studies" / "study" / "table.csv").read_text().splitlines()
     assert {line.split(",")[0] for line in table[1:]} == set(by_name)
     failed, said = conducted(path, tmp_path)
     assert failed == 0 and "0 to do" in said
+
+
+def test_a_run_that_two_cells_share_goes_on_in_the_words_in_which_it_began(study, tmp_path, monkeypatch):
+    """joint.federated is one run in every order; it is stopped in one order's words and taken up by the other's."""
+    sheet = open_study(study(seeds=[0], variants={"linear": {}}), tmp_path / "runs")
+    forth, back = (place for cell, place in sheet.rows if cell.bound)
+    assert forth.folder == back.folder and forth.run != back.run
+    forth.write()
+    asked = (forth.folder / "config.yaml").read_bytes()
+    with monkeypatch.context() as broken:
+        broken.setattr("server.conduct._leave_results", stop)
+        assert "it rained" in _do(str(forth.folder))
+    assert back.state == "failed" and (back.folder / "checkpoints").is_dir()
+    back.write()
+    assert (back.folder / "config.yaml").read_bytes() == asked and _do(str(back.folder)) == "" and forth.state == "finished"
+    found = outcome(*next(row for row in sheet.rows if row[0].bound))
+    assert found.bound and found.run == forth.folder.name
+
+
+def stop(*facts):
+    raise RuntimeError("it rained")
+
+
+def test_a_run_that_another_process_does_is_waited_for_and_looked_at_again(study, tmp_path, monkeypatch):
+    (place,) = open_study(study(variants={"linear": {}}, bounds=[], orders={}, seeds=[0]), tmp_path / "runs").places
+    place.write()
+    answers: list[str] = []
+    doing = threading.Thread(target=lambda: answers.append(_do(str(place.folder))))
+    monkeypatch.setattr("simulations.engines.simulate", stop)
+    with FileLock(place.folder / "lock"):  # as another process has it
+        doing.start()
+        doing.join(1)
+        assert doing.is_alive() and place.state == "new"
+        monkeypatch.setattr("simulations.studies.several.is_finished", lambda folder: True)
+    doing.join(5)
+    assert answers == [""] and place.state == "new"
+
+
+def test_a_run_whose_code_changed_since_the_study_began_is_not_done(study, tmp_path, monkeypatch):
+    (place,) = open_study(study(variants={"linear": {}}, bounds=[], orders={}, seeds=[0]), tmp_path / "runs").places
+    place.write()
+    monkeypatch.setattr(addresses, "_code", lambda: "other")
+    assert "its data or our code have changed since the study began" in _do(str(place.folder))
+    assert not (place.folder / "checkpoints").exists()
+
+
+def test_gpus_that_are_not_there_end_a_study_with_one_line(study, tmp_path):
+    path = study(set={"engine.gpus": 99}, bounds=[], orders={}, seeds=[0])
+    with pytest.raises(ValueError, match="the site 'a' wants 99 GPUs, there are"):
+        conducted(path, tmp_path)
+
+
+def test_ctrl_c_leaves_a_page_of_what_is_finished_and_nobody_behind(study, tmp_path):
+    path = study(seeds=[0], orders={}, bounds=[], set={"train.replay_steps": 20000})
+    by_name = {cell.variant: place for cell, place in open_study(path, tmp_path / "runs").rows}
+    options = ["--out", str(tmp_path / "runs"), "--workers", "1"]
+    with started("run_sim.py", "study", str(path), *options) as process:
+        assert within(60, lambda: any((place.folder / "record.jsonl").exists() for place in by_name.values()))
+        process.send_signal(signal.SIGINT)
+        code, told = ended(process)
+        assert within(5, lambda: not left(process))
+    assert code == 130 and told.startswith("run_sim: interrupted; finished rounds are saved. go on with: ")
+    assert f"run_sim.py study {path} --out {tmp_path / 'runs'}" in told
+    assert "0 of 2 runs are finished" in (tmp_path / "runs" / "studies" / "study" / "report.html").read_text()
+    assert not [place for place in by_name.values() if place.state in ("failed", "finished")]
 
 
 def test_a_dry_run_times_a_round_and_does_nothing(study, tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +18,7 @@ from simulations.studies.curves import curve, curves
 from simulations.studies.figures import forgetting_bands, price, undominated
 from simulations.studies.findings import mean_matrices
 from simulations.studies.forest import variant_table
+from simulations.studies.headline import headline
 from simulations.studies.page import Findings, write_page
 from simulations.studies.shelf import Place, outcome
 from simulations.studies.study import Sheet
@@ -116,7 +117,7 @@ def test_the_table_has_the_numbers_of_the_markdown(sheet: Sheet, document: str) 
     rows = re.findall("<tr>(.*?)</tr>", re.sub("<t(head|foot)>.*?</t(head|foot)>", "", section))
     by_page = [sorted(re.findall(r"[+−]?\.?\d+", re.sub("<[^>]*>", " ", row))) for row in rows]
     there = markdown(sheet.outcomes(), METRICS, "plain").replace("-", "−").splitlines()[2:]
-    assert by_page == [sorted(re.findall(r"[+−]?\.?\d+", row)) for row in there] and len(by_page[0]) == 10
+    assert by_page == [sorted(re.findall(r"[+−]?\.?\d+", row)) for row in there] and len(by_page[0]) == 11
     assert section.index("gin</td>") < section.index("plain <span") and "(reference)" in section
 
 
@@ -127,6 +128,15 @@ def test_the_forest_is_to_scale(sheet: Sheet) -> None:
     assert '<g class="better"><path d="M182.0 10.0H182.0' in gin and 'cx="182.0"' in gin and 'd="M8.0 0V20"' in gin
     assert "circle" not in reference and 'aria-label="nothing to compare"' in reference
     assert '<text x="8.0" y="14" text-anchor="start">0</text><text x="182.0" y="14" text-anchor="end">+.100</text>' in table
+
+
+def test_a_bound_is_shown_last_and_does_not_compete(sheet: Sheet) -> None:
+    outcomes = [replace(one, bound=one.variant == "gin") for one in sheet.outcomes()]
+    findings = Findings(sheet, outcomes, Path("tiny.yaml"))
+    table = variant_table(findings)
+    assert table.index("(reference)") < table.index('<i>gin</i> <span class="soft">(bound)</span>')
+    assert '<g class="unsure"' in table and "<b>" not in table
+    assert "Nothing to compare: plain has acc .612" in headline(findings) and "more than noise?" not in headline(findings)
 
 
 def test_matrices_are_means_over_the_runs_of_an_order(sheet: Sheet, document: str) -> None:
@@ -151,10 +161,14 @@ def test_a_curve_is_the_mean_change_by_stages_since_a_site_was_learnt(sheet: She
     found = found.with_row("b", {"a": 0.7, "b": 0.6}).with_row("c", {"a": 0.5, "b": 0.5, "c": 0.9})
     assert curve(found) == pytest.approx([0, -0.1, -0.3])
     assert curve(ResultMatrix().with_row("start", {"a": 0.0}).with_row("a", {"a": 0.8})) == []
-    (cell, place), (second, other) = sheet.rows[:2]
-    points = curves([(cell, place, matrix(0.5, 0.7)), (second, other, matrix(0.7, 0.7))])["plain"]
-    assert [point.mean for point in points] == pytest.approx([0, -0.2]) and points[1].runs == 2
-    assert (points[1].low, points[1].high) == pytest.approx((-0.3, -0.1))
+    rows = [(*sheet.rows[k], matrix(last, 0.7)) for k, last in enumerate((0.5, 0.6, 0.7))]
+    points = curves([*rows, (rows[0][0]._replace(order="turned"), *rows[0][1:])])["plain"]  # a run that two cells share
+    assert [point.mean for point in points] == pytest.approx([0, -0.2]) and points[1].runs == 3
+    # -.3, -.2, -.1: the draws end there (all three the same: 1 of 27), and their deviation is .1 sqrt(2) / 3 = .0471;
+    # t(2) 4.303 times an error of .1 / sqrt 3, over 1.96 x .0471, stretches .1 to .269
+    assert (points[1].low, points[1].high) == pytest.approx((-0.469, 0.069), abs=0.01)
+    wild = [(*sheet.rows[k], matrix(last, 0.7)) for k, last in enumerate((0.0, 0.8, 0.8))]
+    assert curves(wild)["plain"][1].low == -1  # no Dice changes by more
 
 
 def test_nobody_beats_what_is_undominated() -> None:

@@ -34,42 +34,62 @@ def many(variants: int, seeds: int = 12) -> list[Outcome]:
 
 
 def test_the_markdown_by_hand():
-    """gin: .75, spread .1 / sqrt 2 = .071; minus plain .3 and .2: .25, and two pairs are drawn as .2 to .3; two equal signs of
+    """gin: .75, spread .1 / sqrt 2 = .071; minus plain .3 and .2: .25, of two pairs without an interval; two equal signs of
     two come with a p of .5. ewc has one value of acc, and one pair: .1. bwt.gem: plain -.2 +- .141, gin -.225 +- .035."""
     assert markdown(study(), METRICS, "plain") == (
-        "| variant | acc ↑ | bwt.gem ↑ | bytes, MB ↓ | n | acc minus plain (95 %) | p, Holm |\n"
-        "|---|---|---|---|---|---|---|\n"
-        "| gin | **.750 ± .071** | -.225 ± .035 | 5.1 ± .1 | 2 | +.250 (+.200 to +.300) | ≥ .5 |\n"
-        "| ewc | .500 | **-.050** | **2.0 ± .0 (n 2)** | 1 of 2 | +.100 | ≥ 1 |\n"
-        "| plain | .500 ± .141 | -.200 ± .141 | **2.0 ± .0** | 2 | - | - |\n"
+        "| variant | acc ↑ | bwt.gem ↑ | bytes, MB ↓ | n | acc minus plain (95 %) | p, Holm | Wilcoxon's p, Holm |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+        "| gin | **.750 ± .071** | -.225 ± .035 | 5.1 ± .1 | 2 | +.250 | - | ≥ .5 |\n"
+        "| ewc | .500 | **-.050** | **2.0 ± .0 (n 2)** | 1 of 2 | +.100 | - | ≥ 1 |\n"
+        "| plain | .500 ± .141 | -.200 ± .141 | **2.0 ± .0** | 2 | - | - | - |\n"
     )
 
 
-def test_six_pairs_have_a_p_in_the_table():
-    """Twelve wins of twelve: 2 / 2^12 = .00049."""
-    assert (
-        markdown(many(2), ("acc",), "v1").splitlines()[2] == "| v0 | **.900 ± .000** | 12 | +.010 (+.010 to +.010) | .00049 |"
-    )
+def test_many_pairs_have_both_p_and_an_interval_in_the_table():
+    """Twelve wins of twelve by as much: Student's p is none at all, Wilcoxon's 2 / 2^12 = .00049."""
+    row = "| v0 | **.900 ± .000** | 12 | +.010 (+.010 to +.010) | <.0001 | .00049 |"
+    assert markdown(many(2), ("acc",), "v1").splitlines()[2] == row
+    assert latex(many(2), ("acc",), "v1").splitlines()[4].endswith(r"& $<$.0001 & .00049 \\")
+
+
+def with_bounds() -> list[Outcome]:
+    """joint is best of all, the same two runs in both orders."""
+    joint = [
+        Outcome("joint", k, order, {"acc": 0.9 + 0.02 * k, "bytes": 1e6}, bound=True, run=f"joint{k}")
+        for k in (0, 1)
+        for order in ("a-first", "b-first")
+    ]
+    return [*study(), *joint, Outcome("alone", 0, "a-first", {"acc": 0.2}, bound=True)]
+
+
+def test_bounds_stand_apart_and_are_neither_best_nor_tested():
+    """joint: .90 and .92, two runs and not four; minus plain .5 and .32, so .41. The variants' rows are as without bounds."""
+    rows = markdown(with_bounds(), ("acc",), "plain").splitlines()
+    assert rows[:5] == markdown(study(), ("acc",), "plain").splitlines()
+    assert rows[5] == "| *joint* | .910 ± .014 | 2 | +.410 | - | - |"
+    assert rows[6] == "| *alone* | .200 | 1 | -.200 | - | - |"
+    lines = latex(with_bounds(), ("acc",), "plain").splitlines()
+    assert lines[7] == r"\midrule" and lines[8].startswith(r"\textit{joint} & .910") and lines.count(r"\midrule") == 2
+    table = csv.DictReader(comma_separated(with_bounds(), ("acc",), "plain").splitlines())
+    assert [(row["variant"], row["bound"]) for row in table][2:] == [("plain", ""), ("joint", "yes"), ("alone", "yes")]
 
 
 def test_the_latex_by_hand():
     lines = latex(study(), ("acc", "bwt.gem"), "plain").splitlines()
     assert lines[:4] == [
-        r"\begin{tabular}{lrrrrr}",
+        r"\begin{tabular}{lrrrrrr}",
         r"\toprule",
-        r"variant & acc $\uparrow$ & bwt.gem $\uparrow$ & n & acc minus plain (95 \%) & p, Holm \\",
+        r"variant & acc $\uparrow$ & bwt.gem $\uparrow$ & n & acc minus plain (95 \%) & p, Holm & Wilcoxon's p, Holm \\",
         r"\midrule",
     ]
-    assert lines[4] == (
-        r"gin & \textbf{.750 $\pm$ .071} & $-$.225 $\pm$ .035 & 2 & $+$.250 ($+$.200 to $+$.300) & $\geq$ .5 \\"
-    )
+    assert lines[4] == r"gin & \textbf{.750 $\pm$ .071} & $-$.225 $\pm$ .035 & 2 & $+$.250 & - & $\geq$ .5 \\"
     assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
 
 
 def test_the_csv_has_one_number_per_cell():
     rows = {row["variant"]: row for row in csv.DictReader(comma_separated(study(), METRICS, "plain").splitlines())}
     gin = {"acc mean": "0.750", "acc sd": "0.071", "acc n": "2", "bytes, MB mean": "5.1"}
-    gin |= {"acc minus plain": "0.250", "low": "0.200", "high": "0.300", "pairs": "2", "p, Holm": "", "smallest p": "0.5"}
+    gin |= {"acc minus plain": "0.250", "low": "", "pairs": "2", "p, Holm": "", "smallest Wilcoxon's p": "0.5"}
     assert gin.items() <= rows["gin"].items()
     assert rows["ewc"]["runs"] == "2" and rows["ewc"]["acc n"] == "1" and rows["ewc"]["acc sd"] == ""
     assert rows["plain"]["acc minus plain"] == rows["plain"]["pairs"] == ""
@@ -83,9 +103,9 @@ def test_all_three_hold_the_same_numbers_in_the_same_order():
     outcomes = study()
     by_markdown = [numbers(line) for line in markdown(outcomes, ("acc",), "plain").splitlines()[2:]]
     by_latex = [numbers(line) for line in latex(outcomes, ("acc",), "plain").splitlines()[4:-2]]
-    by_csv = [numbers(",".join(row[2:])) for row in csv.reader(comma_separated(outcomes, ("acc",), "plain").splitlines()[1:])]
+    by_csv = [numbers(",".join(row[3:])) for row in csv.reader(comma_separated(outcomes, ("acc",), "plain").splitlines()[1:])]
     assert by_markdown == by_latex
-    assert by_markdown[0] == [0.75, 0.071, 0.25, 0.2, 0.3, 0.5] == by_csv[0]
+    assert by_markdown[0] == [0.75, 0.071, 0.25, 0.5] == by_csv[0]
     assert by_markdown[1][:2] == by_csv[1][:2] == [0.5, 0.1]
 
 
@@ -93,7 +113,7 @@ def test_lower_is_sorted_first_where_lower_is_better_and_what_was_not_measured_l
     outcomes = [*study(), Outcome("aaa", 0, "a-first", {})]
     rows = markdown(outcomes, ("bytes", "acc"), "plain").splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| ewc", "| plain", "| gin", "| aaa"]
-    assert rows[-1] == "| aaa | - | - | 0 of 1 | - | - |"
+    assert rows[-1] == "| aaa | - | - | 0 of 1 | - | - | - |"
 
 
 def test_nobody_is_best_where_all_are_level_and_all_that_are_level_with_the_best_are():

@@ -150,6 +150,37 @@ def test_a_memory_larger_than_was_asked_for_is_refused(tmp_path):
     assert model(tmp_path)[0]["body"] == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(("many", "refused"), [(64, 0), (65, 1)])
+def test_a_memory_of_more_domains_than_a_reply_may_name_is_refused(tmp_path, many, refused):
+    row = {"memory": 1, "memory_domains": {f"scanner {i}": 1 for i in range(many)}}
+    sites = FakeSites({"a": Fake(1), "b": Fake(5)}, {("b", "train", 1): claiming(rows=(row,))})
+    conduct(sites, fake_run(arrivals={"visits": BOTH, "rounds": 1}), tmp_path)
+    reasons = [reason for (reason,) in rows(tmp_path, "failure", "reason")]
+    assert len(reasons) == refused and all(reason.endswith("not whole numbers by name, 64 at most") for reason in reasons)
+
+
+def test_a_stream_of_more_cases_than_any_hospital_has_is_refused(tmp_path):
+    """It would let in as many draws."""
+    sites = FakeSites({"a": Fake(1), "b": Fake(5)}, {("b", "hello", n): claiming(new_cases=1_000_001) for n in (0, 1)})
+    conduct(sites, fake_run(["a"], arrivals={"visits": {"a": [[1, None]]}, "rounds": 1}), tmp_path)
+    reason = "its 'new_cases' is 1000001, not a whole number from 0 to 1000000"
+    assert set(rows(tmp_path, "failure", "site", "reason")) == {("b", reason)}
+
+
+@pytest.mark.parametrize("task", ["evaluate", "personalise"])
+def test_an_evaluation_speaks_of_classes_that_the_site_annotates(tmp_path, task):
+    """Each would be a row of the report's tables. With its reply the site cannot say that it annotates more."""
+
+    def other(reply: Reply) -> Reply:
+        own = reply.rows[0]["dice"] > 0.02  # the tuned model's
+        return replace(reply, rows=({**reply.rows[0], "class": "x"},), classes=("x",)) if own == (task != "evaluate") else reply
+
+    sites = FakeSites({"a": Fake(1), "b": Fake(1)}, {("b", "evaluate", 2): other})
+    run = fake_run(arrivals={"visits": BOTH, "rounds": 2}, strategy={"personalise": 1})
+    conduct(sites, run, tmp_path)
+    assert rows(tmp_path, "failure", "site", "reason") == [("b", "it evaluates 'x', a class that it does not annotate")]
+
+
 @pytest.mark.parametrize(
     ("objective", "said", "reason"),
     [

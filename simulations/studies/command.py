@@ -16,10 +16,12 @@ from simulations.studies.timing import timed, total
 
 
 def conduct_study(path: Path, runs: Path, *, workers: int | None, retry_failed: bool, dry_run: bool, console: Console) -> int:
-    """Do what is left of a study and write its tables; returns how many of its runs have failed.
+    """Do what is left of a study and write its tables; returns how many of its cells have failed.
+
+    Interrupted, it writes the tables of what is finished before it lets KeyboardInterrupt through.
 
     Raises:
-        ValueError: the study is not right, or another process is at it.
+        ValueError: the study is not right, another process is at it, or there are too few GPUs.
     """
     with console.status("preparing the runs' data") as status:
         sheet = open_study(path, runs, lambda done, of: status.update(f"preparing the runs' data: cell {done} of {of}"))
@@ -31,9 +33,12 @@ def conduct_study(path: Path, runs: Path, *, workers: int | None, retry_failed: 
     sheet.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(sheet.folder / "lock", timeout=0):
-            write_index(sheet)
-            if todo:
+            write_index(sheet, path)
+            try:
                 _do(sheet, todo, workers, console)
+            except KeyboardInterrupt:  # what is finished has its tables; a second signal leaves at once
+                _leave(sheet, path, console)
+                raise
             return _leave(sheet, path, console)
     except Timeout:
         raise ValueError(f"{sheet.folder}: another process is at this study; wait for it, or stop it") from None
@@ -66,6 +71,8 @@ def _say_cost(todo: list[Place], workers: int, console: Console) -> None:
 
 
 def _do(sheet: Sheet, todo: list[Place], workers: int | None, console: Console) -> None:
+    if not todo:
+        return
     for place in todo:
         place.write()
     names = {place.folder: f"{cell.variant}, seed {cell.seed}, {cell.order}" for cell, place in reversed(sheet.rows)}
@@ -90,7 +97,7 @@ def _leave(sheet: Sheet, path: Path, console: Console) -> int:
     """The tables and the page of what is there, and what is not there and why."""
     from simulations.studies.page import write_page
 
-    write_index(sheet)
+    write_index(sheet, path)
     outcomes = sheet.outcomes()
     written = write_tables(sheet, outcomes)
     failures = list(sheet.failures())

@@ -8,8 +8,8 @@ import numpy as np
 
 from configs.study import Cell
 from server.metrics import ResultMatrix, drop, mean
+from simulations.studies.noise import interval
 from simulations.studies.shelf import Place
-from simulations.studies.statistics import interval
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,10 @@ class Point:
     """Change in Dice, a mean over the runs of the mean over their sites."""
     low: float
     high: float
-    """Its 95 % interval over orders and seeds (statistics.interval); nan for a single run."""
+    """Its 95 % interval over orders and seeds (noise.interval), as far as a change in Dice can reach (-1 to 1); nan for fewer
+    than three seeds and three orders."""
     runs: int
+    """How many; cells that share a run count it once."""
 
 
 def curve(matrix: ResultMatrix) -> list[float]:
@@ -41,8 +43,10 @@ def curve(matrix: ResultMatrix) -> list[float]:
 def curves(cells: Sequence[tuple[Cell, Place, ResultMatrix]]) -> dict[str, list[Point]]:
     """{variant: its points, from 0 stages on}; variants without any site that another followed are left out."""
     runs: dict[str, dict[tuple[str, int], list[float]]] = {}
-    for cell, _, matrix in cells:
-        if found := curve(matrix):
+    seen = set()
+    for cell, place, matrix in cells:
+        if (cell.variant, place.folder) not in seen and (found := curve(matrix)):
+            seen.add((cell.variant, place.folder))
             runs.setdefault(cell.variant, {})[cell.order, cell.seed] = found
     return {variant: _points(found) for variant, found in runs.items()}
 
@@ -53,6 +57,6 @@ def _points(runs: dict[tuple[str, int], list[float]]) -> list[Point]:
     for later in range(max(map(len, runs.values()))):
         at = {block: values[later] for block, values in runs.items() if later < len(values) and not isnan(values[later])}
         grid_OS = np.array([[at.get((order, seed), nan) for seed in seeds] for order in orders])
-        low, high = interval(grid_OS)
+        low, high = (float(np.clip(end, -1, 1)) for end in interval(grid_OS))
         points.append(Point(mean(at.values()).value, low, high, len(at)))
     return points

@@ -31,16 +31,18 @@ def variant_table(findings: Findings) -> str:
 
 def _reading(cells: list[str]) -> list[str]:
     """A row's cells with the comparison right after the metric that it is in: the other metrics may not fit the screen."""
-    name, first, *others, count, difference, chance = cells
-    return [name, first, count, difference, chance, *others]
+    name, first, *others, count, difference, chance, signs = cells
+    return [name, first, count, difference, chance, signs, *others]
 
 
 def _cells(findings: Findings, row: Row, span: tuple[float, float]) -> list[str]:
     """A row's cells; the difference is also drawn, under its numbers, so that it is sorted with them."""
-    name = f"{swatch(findings.tints[row.variant])}{text(row.variant)}"
-    reference = ' <span class="soft">(reference)</span>' if row.variant == findings.sheet.reference else ""
+    name = text(row.variant)
+    name = f"{swatch(findings.tints[row.variant])}{f'<i>{name}</i>' if row.bound else name}"
+    role = "reference" if row.variant == findings.sheet.reference else "bound" if row.bound else ""
+    role = f' <span class="soft">({role})</span>' if role else ""
     found = [(minus(cell), bold) for cell, bold in table_cells(row, findings.sheet.study.metrics)]
-    cells = _reading([name + reference, *(f"<b>{cell}</b>" if bold else cell for cell, bold in found)])
+    cells = _reading([name + role, *(f"<b>{cell}</b>" if bold else cell for cell, bold in found)])
     cells[DRAWN] += _drawn(row.difference, findings.metric, span)
     return cells
 

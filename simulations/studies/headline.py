@@ -6,9 +6,10 @@ from math import isnan
 from server.page import text
 from simulations.studies.findings import Findings
 from simulations.studies.forest import minus
+from simulations.studies.noise import FEWEST
 from simulations.studies.scales import scale, shown
 from simulations.studies.shelf import State
-from simulations.studies.statistics import FEWEST, Difference, differences, summaries
+from simulations.studies.statistics import Difference, differences, summaries
 from simulations.studies.verdict import leader, verdict
 
 STATES: dict[State, str] = {"begun": "begun", "new": "not begun", "failed": "failed"}
@@ -76,5 +77,5 @@ def _compared(findings: Findings) -> list[Tile]:
 
 def _sure(lead: Difference) -> Tile:
     if not lead.enough:
-        return "unknown", f"more than noise? {lead.pairs} of the {FEWEST} pairs needed"
+        return "unknown", f"more than noise? {lead.units} of the {FEWEST} seeds (or orders) needed"
     return "yes" if lead.clear else "no", "more than noise?"

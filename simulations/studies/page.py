@@ -68,7 +68,8 @@ def variants(findings: Findings) -> str:
     note = (
         f"Mean ± standard deviation over the runs; best first in {text(metric)}. Arrows point to where a metric is better. "
         "Drawn: the mean difference run by run and its 95 % interval; blue is better and orange worse beyond noise, grey may "
-        "be noise, or there are too few pairs to say."
+        "be noise, or too few runs, or a bound, which is not tested. What is beyond noise rests on the first p, which holds "
+        "over seeds and orders alike; Wilcoxon's is over the seeds alone, or the orders if they are more."
     )
     return _section("Variants", f'{variant_table(findings)}<p class="soft">{note}</p>')
 

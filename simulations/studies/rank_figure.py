@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from server.axes import GREY, WIDTH, short
 from server.palette import SITE_COLOURS
-from simulations.studies.ranks import ALPHA, Ranking
+from simulations.studies.noise import ALPHA
+from simulations.studies.ranks import Ranking
 from simulations.studies.scales import shown_p
 
 INK, BAR = "#1b1f24", SITE_COLOURS[0]

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
+from simulations.studies.noise import ALPHA
 from simulations.studies.scales import scale
 from simulations.studies.statistics import Outcome, measured
-
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Ranking:
 
 
 def ranking(outcomes: Sequence[Outcome], metric: str) -> Ranking:
-    """Rank the variants of a study by one metric; equal values share the mean of their ranks.
+    """Rank the variants of a study by one metric; equal values share the mean of their ranks. Bounds take no part.
 
     Both tests take blocks for independent, which those of one order are not, and their p is asymptotic: with few blocks
     they are a picture more than a proof, and `statistics.differences` is what counts.
@@ -44,7 +43,8 @@ def ranking(outcomes: Sequence[Outcome], metric: str) -> Ranking:
         ValueError: the metric has no direction (it is unknown); or as `statistics.measured`.
     """
     better = -1 if scale(metric).higher else 1
-    values = {variant: cells for variant, cells in measured(outcomes, metric).items() if cells}
+    competing = [one for one in outcomes if not one.bound]
+    values = {variant: cells for variant, cells in measured(competing, metric).items() if cells}
     shared = set.intersection(*map(set, values.values())) if values else set()
     left_out = len({block for cells in values.values() for block in cells}) - len(shared)
     if not shared:

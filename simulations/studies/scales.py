@@ -69,8 +69,8 @@ def shown(value: float, metric: str, sign: bool = False) -> str:
 
 
 def shown_p(p: float) -> str:
-    """A probability in two digits (.018)."""
-    return without_nought(f"{p:.2g}")
+    """A probability in two digits (.018), down to .0001."""
+    return "<.0001" if p < 0.0001 else without_nought(f"{p:.2g}")
 
 
 def without_nought(number: str) -> str:

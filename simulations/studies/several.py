@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simulations.studies.shelf import FAILED, Place
-
-LOOK_S = 0.5
-"""Between two looks at how far the runs are."""
+from server.alone import Busy, alone
+from server.conduct import is_finished
+from simulations.studies.shelf import FAILED, LOOK_S, Place, our_turn
 
 
 @dataclass
@@ -45,13 +44,17 @@ def run_all(places: Sequence[Place], workers: int | None, log: Path, watch: Call
     """Do the runs, `workers` at once (None: one per core, or as the sites' GPUs allow); KeyboardInterrupt stops them all.
 
     A run that fails leaves its reason in its folder and the others go on.
+
+    Raises:
+        ValueError: a site wants more GPUs than there are.
     """
     import ray
 
-    from simulations.ray_cluster import cluster, cores, worker_environment
+    from simulations.ray_cluster import cluster, cores, room, worker_environment
 
-    work, gpus = Work(places), any(site.gpus for place in places for site in place.run.sites.values())
-    with cluster(None, workers or cores(), gpus, log):
+    work, gpus = Work(places), _most_gpus(places)
+    with cluster(None, workers or cores(), any(gpus.values()), log):
+        room({name: (1.0, most) for name, most in gpus.items()})  # Ray would wait for them for ever
         do = ray.remote(max_calls=0, max_retries=0)(_do)
         queue, tasks = list(places), dict[Any, Place]()
         while queue or tasks:
@@ -79,39 +82,70 @@ def rounds_done(folder: Path) -> int:
     return 0
 
 
+def _most_gpus(places: Sequence[Place]) -> dict[str, float]:
+    """{site: the most that it wants in any of the runs}"""
+    found: dict[str, float] = {}
+    for place in places:
+        for name, site in place.run.sites.items():
+            found[name] = max(site.gpus, found.get(name, 0.0))
+    return found
+
+
 def _result(task: Any, place: Place) -> str:
     """Why a run failed, which its folder keeps; empty if it is finished."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        reason = str(ray.get(task))
+        return str(ray.get(task))
     except RayTaskError as error:
         reason = str(error.cause or error)
     except RayError:
         reason = "its process died (killed by a signal, or out of memory?)"
-    if reason:
-        (place.folder / FAILED).write_text(" ".join(reason.split()) + "\n", encoding="utf-8")
+    with suppress(Busy), alone(place.folder):  # else another study has taken it up
+        if not is_finished(place.folder):
+            _note(place.folder, reason)
     return reason
 
 
+def _note(folder: Path, reason: str) -> None:
+    (folder / FAILED).write_text(" ".join(reason.split()) + "\n", encoding="utf-8")
+
+
 def _do(folder: str) -> str:
-    """In a process of its own: do the run, or go on with it; why it failed, empty if it is finished."""
+    """In a process of its own: do the run, or go on with it; why it failed, empty if it is finished.
+
+    Whoever else is at it, another study or a person, is waited for, and may have finished it by then.
+    """
+    from simulations.chatter import chatter_to
+
+    place = Path(folder)
+    with our_turn(place), chatter_to(place / "log.txt"):
+        if is_finished(place):
+            return ""
+        (place / FAILED).unlink(missing_ok=True)
+        if reason := _simulated(place):
+            _note(place, reason)
+        return reason
+
+
+def _simulated(place: Path) -> str:
+    """Why the run in a folder failed; empty if it is finished."""
     import logging
 
     from configs.load import load_run
-    from simulations.chatter import chatter_to
     from simulations.engines import ASKED_FILE, simulate
     from simulations.pretend import materialise
+    from simulations.studies.address import address
 
-    place = Path(folder)
-    (place / FAILED).unlink(missing_ok=True)
-    with chatter_to(place / "log.txt"):
-        try:
-            simulate(materialise(load_run(place / ASKED_FILE)), place)
-        except Exception as error:
-            logging.getLogger("sitestream").exception("the run stopped")
-            return f"{type(error).__name__}: {error}"
+    try:
+        whole = materialise(load_run(place / ASKED_FILE))
+        if address(whole) != place.name:
+            raise ValueError("its data or our code have changed since the study began; begin the study again")
+        simulate(whole, place)
+    except Exception as error:
+        logging.getLogger("sitestream").exception("the run stopped")
+        return f"{type(error).__name__}: {error}"
     return ""
 
 

@@ -3,28 +3,30 @@
 Studies share the shelf: a run that one of them has finished is found by all others.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from configs.schema import Run
 from configs.study import Cell
+from server.alone import Busy, alone
 from server.arrivals import make_schedule
-from server.changes import FREE, recipe_of
 from server.conduct import SUMMARY, is_finished
 from server.digest import read_record
-from simulations.engines import ASKED_FILE, write_run
 from simulations.plan import Plan, make_plan, prepare_all
 from simulations.pretend import materialise
+from simulations.run_folder import ASKED_FILE, with_absolute_paths, write_run
+from simulations.studies.address import address
 from simulations.studies.statistics import Outcome
 
-VERSION = 1
-"""Raise it when the same recipe would give other results."""
 FAILED = "failed.txt"
 """Why a run of the shelf failed, in its folder; gone when it is tried again."""
+LOOK_S = 0.5
+"""Between two looks at a folder in which another process is at work."""
 
 State = Literal["finished", "failed", "begun", "new"]
 
@@ -60,15 +62,28 @@ class Place:
         return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
     def write(self) -> None:
-        """Put the recipe there, so that the run can be done, or taken up by hand."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_run(self.folder / ASKED_FILE, self.run)
+        """Put the recipe there, so that the run can be done, or taken up by hand.
+
+        A recipe that is there stays: other words may have asked for the same run, and a run goes on in the words in which it
+        began.
+        """
+        if not (self.folder / ASKED_FILE).exists():
+            with our_turn(self.folder):
+                if not (self.folder / ASKED_FILE).exists():
+                    write_run(self.folder / ASKED_FILE, self.run)
 
 
-def address(run: Run) -> str:
-    """16 hexadecimal digits of what a materialised run would do; its name and engine make no difference."""
-    recipe = {key: value for key, value in recipe_of(run).items() if key not in FREE}
-    return hashlib.sha256(f"{VERSION} {json.dumps(recipe)}".encode()).hexdigest()[:16]
+@contextmanager
+def our_turn(folder: Path) -> Iterator[None]:
+    """In the block no other process is at work in a run's folder; waits for one that is."""
+    with ExitStack() as until:
+        while True:
+            try:
+                until.enter_context(alone(folder))
+                break
+            except Busy:
+                time.sleep(LOOK_S)
+        yield
 
 
 def place_of(cell: Cell, shelf: Path) -> Place:
@@ -78,14 +93,14 @@ def place_of(cell: Cell, shelf: Path) -> Place:
         ValueError: the recipe or the data do not fit; the message names the variant.
     """
     local = cell.run.engine.model_copy(update={"name": "local", "actors": None, "address": None})
-    run = cell.run.model_copy(update={"engine": local})
+    run = with_absolute_paths(cell.run.model_copy(update={"engine": local}))
     try:
         whole = materialise(run)
         plan = make_plan(whole, prepare_all(whole))
+        folder = shelf / address(whole)
     except ValueError as error:
         raise ValueError(f"variant {cell.variant!r}, seed {cell.seed}, order {cell.order!r}: {error}") from None
-    rounds = make_schedule(whole.arrivals, list(whole.sites)).rounds
-    return Place(run, shelf / address(whole), rounds, plan)
+    return Place(run, folder, make_schedule(whole.arrivals, list(whole.sites)).rounds, plan)
 
 
 def outcome(cell: Cell, place: Place) -> Outcome:
@@ -99,4 +114,4 @@ def outcome(cell: Cell, place: Place) -> Outcome:
         "seconds": float(summary["seconds"]["total"]),
     }
     metrics = {name: value for name, value in summary.items() if value is None or isinstance(value, int | float)}
-    return Outcome(cell.variant, cell.seed, cell.order, metrics | cost)
+    return Outcome(cell.variant, cell.seed, cell.order, metrics | cost, bound=cell.bound, run=place.folder.name)

@@ -11,17 +11,12 @@ from math import isinf, isnan, nan
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
 
 from configs.load import nearest
+from simulations.studies.noise import ALPHA, FEWEST, FEWEST_SIGNS, chances, holm, interval, signed_rank, units
 
 Block = tuple[str, int]
 """(order, seed): the runs of a block differ in nothing but their variant."""
-
-FEWEST = 6
-"""Pairs below which nothing is called more than noise: five equal signs in a row come by chance with p = 2 / 2^5 = .062."""
-DRAWS = 10_000
-"""Of the bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +29,10 @@ class Outcome:
     """The name of the order in which the sites arrive."""
     metrics: Mapping[str, float | None]
     """{id: value} in simulations/studies/scales.py's ids; nan, None or no entry: not measured."""
+    bound: bool = False
+    """Whether this is a yardstick (joint.pooled, say): it is shown beside the variants and competes with none."""
+    run: str = ""
+    """The run's address: outcomes with the same are one run, counted once; empty: this one is its own."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for an infinite value: it would make every mean infinite."""
@@ -44,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """One variant's runs, over all seeds and orders."""
+    """One variant's runs, over all seeds and orders; a run that several outcomes share counts once."""
 
     runs: int
     """How many there are."""
@@ -68,22 +67,32 @@ class Difference:
     """nan without any pair."""
     low: float
     high: float
-    """The bootstrap's 95 % interval, see `interval`; nan for fewer than two pairs."""
-    p: float
-    """Wilcoxon's signed-rank p, Holm-corrected over the study's variants; nan for fewer than `FEWEST` pairs. It takes pairs
-    for independent, which those of one order are not: the interval leads."""
-    least_p: float
-    """The smallest p, not corrected, that so many pairs could give: 2 / 2^pairs."""
+    """The bootstrap's 95 % interval of this difference alone, see `noise.interval`; nan where there are too few."""
+    p: float = nan
+    """Of no difference, over seeds and orders alike (`noise.chances`), Holm-corrected over the study's variants: of all
+    studies without any difference one in twenty has a p below .05. nan where there are too few, and for a bound."""
+    p_here: float = nan
+    """The same over the seeds alone: it says nothing of orders that were not tried."""
+    wilcoxon: float = nan
+    """Wilcoxon's signed-rank p of the `units`, Holm-corrected; nan for fewer than six, and for a bound. It knows only signs
+    and ranks, and as `p_here` only these orders (or seeds): it is shown, and decides nothing."""
+    least_p: float = nan
+    """The smallest p, not corrected, that Wilcoxon's test could give of so many units: 2 / 2^units. nan for a bound."""
+
+    @property
+    def units(self) -> int:
+        """How many seeds, or orders if they are more: pairs of one seed are not independent, nor are those of one order."""
+        return max(self.seeds, self.orders)
 
     @property
     def enough(self) -> bool:
-        """Whether there are pairs enough to say anything."""
-        return self.pairs >= FEWEST
+        """Whether there are units enough to say anything."""
+        return self.units >= FEWEST
 
     @property
     def clear(self) -> bool:
-        """More than noise: pairs enough, and the interval leaves out 0."""
-        return self.enough and (self.low > 0 or self.high < 0)
+        """More than noise: units enough, and a corrected p of at most .05."""
+        return self.enough and self.p <= ALPHA
 
 
 def measured(outcomes: Sequence[Outcome], metric: str) -> dict[str, dict[Block, float]]:
@@ -114,82 +123,59 @@ def summaries(outcomes: Sequence[Outcome], metric: str) -> dict[str, Summary]:
     """
     found = {}
     for variant, cells in measured(outcomes, metric).items():
-        runs, values = sum(outcome.variant == variant for outcome in outcomes), list(cells.values())
+        mine = sorted((one for one in outcomes if one.variant == variant), key=lambda one: (one.order, one.seed), reverse=True)
+        once = {one.run or (one.order, one.seed): (one.order, one.seed) for one in mine}
+        values = [cells[block] for block in sorted(once.values()) if block in cells]
         mean = float(np.mean(values)) if values else nan
-        found[variant] = Summary(runs, len(values), mean, float(np.std(values, ddof=1)) if len(values) > 1 else nan)
+        found[variant] = Summary(len(once), len(values), mean, float(np.std(values, ddof=1)) if len(values) > 1 else nan)
     return found
 
 
 def differences(outcomes: Sequence[Outcome], metric: str, reference: str) -> dict[str, Difference]:
-    """Each other variant minus `reference`, pair by pair.
+    """Each other variant minus `reference`, pair by pair; bounds are left out, and do not count in Holm's correction.
 
     Raises:
         ValueError: no run is the reference's; or as `measured`.
     """
+    grids = _grids(outcomes, metric, reference, bounds=False)
+    tested = {name: chances(grid) for name, grid in grids.items() if len(units(grid)) >= FEWEST}
+    p, p_here = (holm({name: both[k] for name, both in tested.items() if not isnan(both[k])}) for k in (0, 1))
+    signs = holm({name: signed_rank(list(units(grid))) for name, grid in grids.items() if len(units(grid)) >= FEWEST_SIGNS})
+    found = {}
+    for name, grid in grids.items():
+        least = 2.0 ** (1 - len(units(grid))) if grid.size else nan
+        found[name] = _difference(grid, p.get(name, nan), p_here.get(name, nan), signs.get(name, nan), least)
+    return found
+
+
+def bound_differences(outcomes: Sequence[Outcome], metric: str, reference: str) -> dict[str, Difference]:
+    """Each bound but `reference` minus `reference`, untested: nobody asks whether having all data helps.
+
+    Raises:
+        ValueError: as `differences`.
+    """
+    return {name: _difference(grid) for name, grid in _grids(outcomes, metric, reference, bounds=True).items()}
+
+
+def _grids(outcomes: Sequence[Outcome], metric: str, reference: str, bounds: bool) -> dict[str, NDArray[np.float64]]:
+    """{variant: [orders, seeds] its paired differences}, of the bounds or of the others; a grid without a pair is empty."""
     values = measured(outcomes, metric)
     if reference not in values:
         raise ValueError(f"reference {reference!r}: no run is of that variant; {nearest(reference, values)}")
-    base = values.pop(reference)
-    paired = {variant: _paired(cells, base) for variant, cells in values.items()}
-    tested = {variant: list(pairs.values()) for variant, pairs in paired.items() if len(pairs) >= FEWEST}
-    p_values = holm({variant: signed_rank(pairs) for variant, pairs in tested.items()})
-    return {variant: _difference(pairs, p_values.get(variant, nan)) for variant, pairs in paired.items()}
+    base, asked = values.pop(reference), {one.variant for one in outcomes if one.bound is bounds}
+    return {name: _grid(cells, base) for name, cells in values.items() if name in asked}
 
 
-def _paired(cells: Mapping[Block, float], base: Mapping[Block, float]) -> dict[Block, float]:
+def _grid(cells: Mapping[Block, float], base: Mapping[Block, float]) -> NDArray[np.float64]:
     """Differences, rounded so that floating point neither makes nor breaks ties."""
-    return {block: round(value - base[block], 12) for block, value in cells.items() if block in base}
-
-
-def _difference(pairs: Mapping[Block, float], p: float) -> Difference:
+    pairs = {block: round(value - base[block], 12) for block, value in cells.items() if block in base}
     orders, seeds = sorted({order for order, _ in pairs}), sorted({seed for _, seed in pairs})
-    if not pairs:
-        return Difference(0, 0, 0, nan, nan, nan, nan, nan)
-    paired_OS = np.array([[pairs.get((order, seed), nan) for seed in seeds] for order in orders])
-    low, high = interval(paired_OS)
-    mean = float(np.mean(list(pairs.values())))
-    return Difference(len(pairs), len(seeds), len(orders), mean, low, high, p, 2.0 ** (1 - len(pairs)))
+    grid_OS = np.array([[pairs.get((order, seed), nan) for seed in seeds] for order in orders], dtype=np.float64)
+    return grid_OS.reshape(len(orders), len(seeds))
 
 
-def interval(paired_OS: NDArray[np.float64]) -> tuple[float, float]:
-    """The bootstrap's 95 % interval of the mean of [orders, seeds] paired differences; nan in a cell without a pair.
-
-    Orders are drawn with replacement, all runs of an order together, and so are seeds, all runs of a seed together; a
-    cell counts as often as its order times its seed was drawn (the pigeonhole bootstrap: Owen, Ann. Appl. Stat. 2007).
-    Both are needed because the grid crosses them. Runs in the same order share who is forgotten, so that they are one
-    observation of that order and not many: this is the clustering by order. Runs of the same seed share their split and
-    first weights in every order, so that seeds drawn anew within each order would be taken for more than they are.
-    With one order this is the plain bootstrap over seeds, with one seed that over orders.
-
-    The interval of k orders never leaves the range of their means: with two or three it tells what these orders have in
-    common, little of others. Percentiles of `DRAWS` draws from a fixed seed, so that the same runs give the same interval.
-    """
-    if np.count_nonzero(~np.isnan(paired_OS)) < 2:
-        return nan, nan
-    rng = np.random.default_rng(0)
-    orders, seeds = paired_OS.shape
-    seed_NS = rng.integers(0, seeds, (DRAWS, seeds))
-    order_NO = rng.integers(0, orders, (DRAWS, orders))
-    drawn_NOS = paired_OS[order_NO[:, :, None], seed_NS[:, None, :]]
-    count_N = np.count_nonzero(~np.isnan(drawn_NOS), axis=(1, 2))
-    total_N = np.nansum(drawn_NOS, axis=(1, 2))
-    mean_N = total_N[count_N > 0] / count_N[count_N > 0]
-    low, high = np.quantile(mean_N, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def signed_rank(pairs: Sequence[float]) -> float:
-    """Wilcoxon's two-sided signed-rank p of paired differences; those of 0 are left out, and nothing left gives 1.
-
-    Exact up to 50 without ties and up to 13 with, else the normal approximation.
-    """
-    there = [value for value in pairs if value]
-    return float(wilcoxon(there).pvalue) if there else 1.0
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's correction: the smallest p times their number, the next times one less, never falling, at most 1."""
-    corrected, least = {}, 0.0
-    for i, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: (item[1], item[0]))):
-        corrected[name] = least = max(least, min(1.0, p * (len(p_values) - i)))
-    return corrected
+def _difference(grid_OS: NDArray[np.float64], *chance: float) -> Difference:
+    """`chance`: p, p_here, wilcoxon and least_p, where they are known."""
+    orders, seeds = grid_OS.shape
+    mean = float(np.nanmean(grid_OS)) if grid_OS.size else nan
+    return Difference(int((~np.isnan(grid_OS)).sum()), seeds, orders, mean, *interval(grid_OS), *chance)

@@ -3,16 +3,23 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from configs.study import Cell, Study, cells, load_study
 from durable import write_whole
+from simulations.plan import check_names
+from simulations.run_folder import is_taken
+from simulations.studies.scales import scale
 from simulations.studies.shelf import Place, outcome, place_of
 from simulations.studies.statistics import Outcome
 
-SHELF = "cells"
-"""The folder of all studies' runs, beside the studies' own."""
+SHELF, STUDIES = "cells", "studies"
+"""The folders of all studies' runs, and of what the studies say of them: neither is among the runs that have a name."""
+INDEX = "study.json"
+"""In a study's folder: which run each cell is."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +66,68 @@ def open_study(path: Path, runs: Path, said: Callable[[int, int], None] = lambda
     """
     study = load_study(path)
     grid = cells(study)
+    _check_words(study, grid)
+    folder = runs / STUDIES / study.name
+    _refuse_taken(runs, folder, path)
     rows: list[tuple[Cell, Place]] = []
     for cell in grid:
         rows.append((cell, place_of(cell, runs / SHELF)))
         said(len(rows), len(grid))
-    return Sheet(study, runs / study.name, tuple(rows))
+    _refuse_twins(rows)
+    return Sheet(study, folder, tuple(rows))
 
 
-def write_index(sheet: Sheet) -> None:
-    """study.json: which run each cell is, so that the study's folder can be read by itself."""
+def _check_words(study: Study, grid: Sequence[Cell]) -> None:
+    """Look up every name, of each variant once. Raises ValueError with the nearest valid one."""
+    for metric in study.metrics:
+        try:
+            scale(metric)
+        except ValueError as error:
+            raise ValueError(f"metrics: {error}") from None
+    for variant, cell in {cell.variant: cell for cell in grid}.items():
+        try:
+            check_names(cell.run)
+        except ValueError as error:
+            raise ValueError(f"variant {variant!r}: {error}") from None
+
+
+def _refuse_taken(runs: Path, folder: Path, path: Path) -> None:
+    """Raises ValueError if a run lies where the studies' folders are to be, or the folder is another study's."""
+    for place in (runs / SHELF, runs / STUDIES):
+        if is_taken(place):
+            raise ValueError(f"{place} holds a run, and studies need that folder; move it, or choose another --out")
+    other = _study_in(folder)
+    if other and other.is_file() and not other.samefile(path):
+        raise ValueError(f"{folder} belongs to the study {other}; give this one another `name`, or choose another --out")
+
+
+def _study_in(folder: Path) -> Path | None:
+    """The file of the study whose folder this is; None if it is nobody's yet."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return Path(json.loads((folder / INDEX).read_text(encoding="utf-8"))["file"])
+    return None
+
+
+def _refuse_twins(rows: Iterable[tuple[Cell, Place]]) -> None:
+    """Raises ValueError if two variants are the same runs under two names."""
+    runs: dict[str, dict[tuple[int, str], Path]] = {}
+    for cell, place in rows:
+        runs.setdefault(cell.variant, {})[cell.seed, cell.order] = place.folder
+    for one, other in combinations(runs, 2):
+        if runs[one] == runs[other]:
+            raise ValueError(f"variants {one!r} and {other!r} are the same runs: nothing that they say makes a difference")
+
+
+def write_index(sheet: Sheet, path: Path) -> None:
+    """study.json: which run each cell is, so that the study's folder can be read by itself; `path` is the study's file."""
     rows = [
         {"variant": cell.variant, "seed": cell.seed, "order": cell.order, "run": place.folder.name, "state": place.state}
         for cell, place in sheet.rows
     ]
-    facts = {"name": sheet.study.name, "about": sheet.study.about, "reference": sheet.reference, "cells": rows}
+    about = {"name": sheet.study.name, "file": str(path.absolute()), "about": sheet.study.about}
+    facts = about | {"reference": sheet.reference, "cells": rows}
     sheet.folder.mkdir(parents=True, exist_ok=True)
-    write_whole(
-        sheet.folder / "study.json", lambda draft: draft.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    )
+    write_whole(sheet.folder / INDEX, lambda draft: draft.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8"))
 
 
 def write_tables(sheet: Sheet, outcomes: Sequence[Outcome]) -> list[Path]:

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
+from simulations.studies.noise import ALPHA, FEWEST
 from simulations.studies.scales import scale, shown, shown_p
-from simulations.studies.statistics import FEWEST, Difference, Outcome, differences, summaries
+from simulations.studies.statistics import Difference, Outcome, differences, summaries
 
 
 def verdict(outcomes: Sequence[Outcome], metric: str, reference: str) -> str:
     """One sentence about the variant that differs from `reference` most to the better, run by run.
 
-    Where some variants have pairs enough and others have not, it is about the former, and the others are named. A winner
-    was chosen because it looked best, so its lead is a little rosy; those that it cannot be told from are named too.
+    A winner is more than noise after Holm's correction over all variants, so that of studies without any difference about
+    one in twenty names one. Bounds do not compete. Where some variants have runs enough and others have not, it is about the
+    former, and the others are named. A winner was chosen because it looked best, so its lead is a little rosy; those that
+    it cannot be told from are named too.
 
     Raises:
         ValueError: an unknown metric, no run of the reference, or two runs of one seed and order.
@@ -30,9 +33,17 @@ def verdict(outcomes: Sequence[Outcome], metric: str, reference: str) -> str:
 
 
 def leader(against: Mapping[str, Difference], metric: str) -> str:
-    """Who differs from the reference most to the better, of those with pairs enough if there are any; all have a pair."""
+    """Who differs from the reference most to the better, of those with runs enough if there are any; all have a pair.
+
+    One that is better beyond noise comes before one that looks better still.
+    """
     better, judged = 1 if scale(metric).higher else -1, _judged(against)
-    return max(judged, key=lambda name: better * judged[name].mean)  # the first by name among equals
+
+    def merit(name: str) -> tuple[bool, float]:
+        gain = better * judged[name].mean
+        return judged[name].clear and gain > 0, gain
+
+    return max(judged, key=merit)  # the first by name among equals
 
 
 def _judged(against: Mapping[str, Difference]) -> Mapping[str, Difference]:
@@ -44,16 +55,25 @@ def _said(first: str, lead: Difference, gain: float, metric: str, reference: str
     evidence = _evidence(lead, metric)
     if not lead.enough:
         so_far = "is level with" if gain == 0 else "is ahead of" if gain > 0 else "is behind"
-        needed = f"{FEWEST} pairs are needed, and {lead.pairs} cannot give a p below {shown_p(lead.least_p)}"
-        return f"Too few runs to say: {first} {so_far} {reference}, {evidence}; {needed}"
+        return f"Too few runs to say: {first} {so_far} {reference}, {evidence}; {FEWEST} seeds (or orders) are needed"
     if lead.low == lead.high == 0:
         return f"A tie: {first} and {reference} are level in every run, {evidence}"
     if lead.clear:
-        tried = "" if lead.orders >= FEWEST else f" in the {_count(lead.orders, 'order')} tried"
         won = f"{first} won over {reference}" if gain > 0 else f"{reference}, the reference, won over {first}, the next best"
-        return f"{won}, {evidence}, which is more than noise{tried}"
-    ahead = f"{first} is ahead of {reference}" if gain > 0 else f"{first} comes nearest to {reference}, the reference"
-    return f"No winner: {ahead}, {evidence}, which may be noise"
+        return f"{won}, {evidence}, which is more than noise{_tried(lead)}"
+    doubt = "which may be noise"
+    if lead.p_here <= ALPHA:
+        doubt = f"which is more than noise in the {_count(lead.orders, 'order')} tried, and may be noise in others"
+    looks = f"{first} looks better than {reference}, but not surely"
+    ahead = looks if gain > 0 else f"{first} comes nearest to {reference}, the reference"
+    return f"No winner: {ahead}, {evidence}, {doubt}"
+
+
+def _tried(lead: Difference) -> str:
+    """Of what a result speaks that was repeated over seeds only, or over orders only."""
+    if lead.orders == 1:
+        return " in the 1 order tried"
+    return " with the 1 seed tried" if lead.seeds == 1 else ""
 
 
 def _evidence(lead: Difference, metric: str) -> str:

@@ -1,6 +1,7 @@
 """What crosses the wire: replies, orders, updates and sketches."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from configs.memory import Index, Memory
 from configs.strategy import Wire
 from packing import pack_order, pack_reply, pack_weights, unpack_order, unpack_reply
 from server.remembered import Remembered
-from server.replies import why_incomplete
+from server.replies import MOST_CLASSES, why_incomplete
 from server.spool import Spool
 from server.updates import Door, Limits
 from strategies.base import average
 from tests.fuzz.mutate import edited, mutated
 from tests.fuzz.targets import FILES, Reader, Target
-from wire import Failure, Order, Reply
+from wire import MOST_DOMAINS, Failure, Order, Reply
 
 MODEL = {"body": np.ones((2, 8), np.float32), "head": np.zeros(1, np.float32)}
 ROW = {"memory": 2, "steps": 3, "loss_sum": 1.0, "loss_weight": 3.0, "memory_classes": {"liver": 2}, "memory_arrived": [0, 1],
@@ -28,6 +29,9 @@ ROW = {"memory": 2, "steps": 3, "loss_sum": 1.0, "loss_weight": 3.0, "memory_cla
 SKETCHES = np.array([[127, 0, 0], [0, 127, 0]], np.int8)
 REPLY = Reply(run="r", round=1, task="train", site="a", weights=MODEL, extra={"body": MODEL["body"]}, draws=4, ids=("x", "y"),
               sketches_NE=SKETCHES, mean_E=np.zeros(3, np.float32), rows=(ROW,), classes=("liver",))  # fmt: skip
+FULL = replace(REPLY, rows=(ROW | {"memory_domains": {f"d{i}": 1 for i in range(MOST_DOMAINS)},
+                                   "memory_classes": {f"c{i}": 1 for i in range(MOST_CLASSES)}},))  # fmt: skip
+"""As many names as a reply may hold: one more is refused."""
 ORDER = Order(run="r", round=1, task="train", site="a", classes=("liver",), scores={"uniqueness": {"x": 0.5}}, quota=3,
               orphans=frozenset({"x"}), coverage_ME=SKETCHES, mu_E=np.zeros(3, np.float32))  # fmt: skip
 RECIPES = (Wire(), Wire(dtype="float16"), Wire(delta=True), Wire(delta=True, int8=True))
@@ -69,6 +73,7 @@ def replies(folder: Path) -> tuple[st.SearchStrategy[Any], Reader]:
     def read(content: RecordDict) -> None:
         reply = unpack_reply(content)
         if why_incomplete(reply) is None and reply.task == "train" and reply.site == "a":
+            assert len(reply.rows[0].get("memory_domains", ())) <= MOST_DOMAINS
             known = Remembered(Index(on=True), Memory(total=4, budget=2), 8)
             for _ in range(2):
                 known.words(["a", "b"], ["a", "b"], 4)
@@ -77,7 +82,7 @@ def replies(folder: Path) -> tuple[st.SearchStrategy[Any], Reader]:
             known.summary(["a", "b"], {"a": int(reply.rows[0]["memory"])})
             json.dumps(known.state()[0])
 
-    return messages(pack_reply(REPLY)), read
+    return messages(pack_reply(REPLY)) | messages(pack_reply(FULL)), read
 
 
 def orders(folder: Path) -> tuple[st.SearchStrategy[Any], Reader]:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from server.replies import MOST_CLASSES
+from wire import MOST_DOMAINS
+
 
 def record() -> list[dict[str, Any]]:
     """Two sites, two rounds, an index, a failure, a fault, results and metrics."""
@@ -31,3 +34,15 @@ def record() -> list[dict[str, Any]]:
     rows += [case | {"stage": "a+b", "site": site} for site in "ab"]
     rows += [{"event": "result", "stage": "a+b", "site": site, "dice": 0.5} for site in "ab"]
     return [*rows, {"event": "metric", "id": "acc", "value": 0.5, "cells": 2}, {"event": "end", "seconds": 9.0}]
+
+
+def crowded() -> list[dict[str, Any]]:
+    """The same with as many domains and classes as a site may name (wire.MOST_DOMAINS, server.replies.MOST_CLASSES)."""
+    names = [f"class {i}" for i in range(MOST_CLASSES)]
+    rows = []
+    for row in record():
+        if row["event"] == "train":
+            domains = {f"{row['site']} {i}": 1 for i in range(MOST_DOMAINS)}
+            row |= {"memory_domains": domains, "memory_classes": dict.fromkeys(names, 1)}
+        rows += [row | {"class": name} for name in names] if row["event"] == "case" else [row]
+    return [row | {"classes": names} if row["event"] == "site" else row for row in rows]

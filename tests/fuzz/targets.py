@@ -29,7 +29,7 @@ from simulations.lines import Lines
 from simulations.watch import Watch
 from strategies.base import State
 from tests.fuzz.mutate import edited, mutated
-from tests.fuzz.records import record
+from tests.fuzz.records import crowded, record
 
 Reader = Callable[[Any], object]
 
@@ -203,13 +203,13 @@ def reports(folder: Path) -> tuple[st.SearchStrategy[Any], Reader]:
 
 
 def figures(folder: Path) -> tuple[st.SearchStrategy[Any], Reader]:
-    """The same, drawn, which takes a second."""
+    """The same, drawn, which takes a second, or, of as many names as there may be, a few."""
 
     def read(tree: Any) -> None:
         (folder / "record.jsonl").write_bytes(b"".join(said(row) + b"\n" for row in tree))
         write_report(folder)
 
-    return edited(record(), most=6), read
+    return edited(record(), most=6) | edited(crowded(), most=6), read
 
 
 def said(tree: Any) -> bytes:
