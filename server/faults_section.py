@@ -14,7 +14,7 @@ def went_wrong(run: Digest) -> str:
     """Failures, faults that were made up for, and changes of the recipe; nothing where all went well."""
     parts = [
         _part("Lost", "The run went on without these replies.", run.failures),
-        _part("Made up for", "Nothing was lost by these.", run.faults),
+        _part("Made up for", "The round has the update of each of these sites all the same.", run.faults),
         _changes(run.changes),
     ]
     body = "".join(parts)
@@ -41,7 +41,7 @@ def _changes(rows: Sequence[Row]) -> str:
         return ""
     keys = ("round", "key", "before", "after")
     lines = [[text(row.get(key, "")) for key in keys] for row in rows]
-    return f"<h3>Changed on the way</h3><p>The recipe from the round on.</p>{table(keys, lines)}"
+    return f"<h3>Changed on the way</h3><p>After the round, the recipe is another.</p>{table(keys, lines)}"
 
 
 def spans(rounds: Iterable[int]) -> str:

@@ -50,6 +50,7 @@ def test_many_answers_at_once_are_few_writes_and_the_last_are_never_missed(tmp_p
 def test_a_disk_that_takes_nothing_is_no_reason_to_stop(tmp_path):
     with Waiting(tmp_path / "gone", "train", 1, ["a"]) as waiting:
         waiting.answered("a")
+    assert not (tmp_path / "gone").exists()
 
 
 def test_orders_say_whom_they_wait_for_until_all_have_answered(tmp_path):
