@@ -147,12 +147,12 @@ def _spread(one: Summary, metric: str, n: int) -> str:
 
 
 def _against(difference: Difference | None, metric: str, n: int) -> str:
-    """The paired difference and its interval; how many pairs where that is not `n`."""
+    """The paired difference and its interval; how many pairs where they are fewer than `n` runs."""
     if difference is None or not difference.pairs:
         return "-"
     mean, low, high = (shown(value, metric, sign=True) for value in (difference.mean, difference.low, difference.high))
     between = "" if isnan(difference.low) else f" ({low} to {high})"
-    return f"{mean}{between}{f', {difference.pairs} of {n}' if difference.pairs != n else ''}"
+    return f"{mean}{between}{f', {difference.pairs} of {n}' if difference.pairs < n else ''}"
 
 
 def _chances(difference: Difference | None) -> tuple[str, str]:
