@@ -95,13 +95,13 @@ def test_the_report_of_a_study_sorts_and_loads_nothing(tmp_path):
       const variants = column(table("Variants"), "acc minus");
       return {{ variants, runs: column(table("Runs"), "acc"), axis: table("Variants").tFoot.innerText.split(/\\s+/),
                 drawn: document.querySelectorAll("svg.forest circle").length, loaded: {LOADED} }};"""
-    seen, complaints = seen_by(tmp_path, written(pretend(tmp_path / "study", seeds=2)), script)
+    seen, complaints = seen_by(tmp_path, written(pretend(tmp_path / "study", seeds=3)), script)
     assert complaints == [] and seen["loaded"] == []
     assert seen["variants"]["written"] == ["+.100 (+.100 to +.100)", "–"]
     assert seen["variants"]["first"] == ["descending", "+.100 (+.100 to +.100)", "–"]
     assert seen["variants"]["second"] == ["ascending", "+.100 (+.100 to +.100)", "–"]  # a dash is last either way
-    assert seen["runs"]["written"] == [".600", ".605", ".700", ".705"]
-    assert seen["runs"]["first"] == ["descending", ".705", ".700", ".605", ".600"]
+    assert seen["runs"]["written"] == [".600", ".605", ".610", ".700", ".705", ".710"]
+    assert seen["runs"]["first"] == ["descending", ".710", ".705", ".700", ".610", ".605", ".600"]
     assert seen["drawn"] == 1 and "+.100" in seen["axis"]
 
 
