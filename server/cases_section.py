@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from server.digest import Digest
 from server.frames import film_of
-from server.page import embed, number, swatch, text
+from server.page import embed, number, section, swatch, text
 from server.palette import class_colours
 from server.slices import PLAIN, Slices, find_slices, read_slices, slice_figure
 
@@ -54,7 +54,7 @@ def cases(run: Digest) -> str:
         room -= len(card.film)
         shown.append(card.shown(film=room > 0))
     body = f'<p class="soft">{ABOUT}</p><div class="cases">{"".join(shown)}</div>{"".join(notes)}'
-    return f"<section><h2>Test cases</h2>{body}</section>"
+    return section("Test cases", body)
 
 
 def _card(slices: Slices, tints: Mapping[str, str]) -> Card:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from server.digest import Digest, Row
-from server.page import table, text
+from server.page import section, table, text
 
 LONGEST = 60
 """Lines of a table; the others are counted."""
@@ -18,7 +18,7 @@ def went_wrong(run: Digest) -> str:
         _changes(run.changes),
     ]
     body = "".join(parts)
-    return f"<section><h2>What went wrong</h2>{body}</section>" if body else ""
+    return section("What went wrong", body) if body else ""
 
 
 def _part(title: str, about: str, rows: Sequence[Row]) -> str:

@@ -34,6 +34,11 @@ def page(title: str, body: Iterable[str], style: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
+def section(title: str, body: str) -> str:
+    """A section of the page; both are HTML."""
+    return f"<section><h2>{title}</h2>{body}</section>"
+
+
 def text(value: object) -> str:
     """Anything as escaped text: names come from hospitals and label files. What no file can hold becomes a question mark."""
     return html.escape(str(value).encode("utf-8", "replace").decode(), quote=True)

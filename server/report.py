@@ -20,7 +20,7 @@ from server.figures import (
 from server.headline import headline
 from server.memory_section import MEMORY
 from server.metrics import MEANINGS, START, Measured, mean
-from server.page import duration, embed, number, page, size, swatch, table, text
+from server.page import duration, embed, number, page, section, size, swatch, table, text
 from server.palette import class_colours, site_colours
 
 __all__ = ["read_record", "write_report"]
@@ -35,7 +35,7 @@ def write_report(folder: Path, uncertainty: dict[str, dict[str, int]] | None = N
         ValueError: the folder is no run's, or its record or R cannot be read.
     """
     run = replace(read_run(Path(folder)), uncertainty=uncertainty or {})
-    sections = [section(run) for section in SECTIONS]
+    sections = [make(run) for make in SECTIONS]
     path = run.folder / "report.html"
     half = path.with_suffix(".html.part")
     half.write_text(page(f"{run.name} · SiteStream", [part for part in sections if part]), encoding="utf-8")
@@ -57,20 +57,20 @@ def arrivals(run: Digest) -> str:
     )
     rows = [_site_line(run, site) for site in run.sites]
     header = ["site", "annotates", "training cases", "test cases", "draws", "steps", "sent to it", "sent back"]
-    return _section("Arrivals", drawn + (table(header, rows, range(2, 8)) if rows else ""))
+    return section("Arrivals", drawn + (table(header, rows, range(2, 8)) if rows else ""))
 
 
 def results(run: Digest) -> str:
     matrix, tints = run.matrix, site_colours(run)
     if not matrix.stages or not matrix.sites:
-        return _section("Results", '<p class="soft">No stage has been evaluated yet.</p>')
+        return section("Results", '<p class="soft">No stage has been evaluated yet.</p>')
     title = "<h3>R: Dice on each site's test cases after each stage</h3>"
     caption = "Outlined: the site has just been learnt. Below it: what is kept of the site. Above it: before the site came."
     parts = [title, embed(heat_map(matrix), "Result matrix R", caption)]
     if matrix.last >= 1:
         caption = "A disc marks the arrival; dotted, before it: what the model can do without having seen the site."
         parts += ["<h3>Dice per site over the stages</h3>", embed(dice_over_stages(matrix, tints), "Dice per site", caption)]
-    return _section("Results", "".join(parts))
+    return section("Results", "".join(parts))
 
 
 def own_models(run: Digest) -> str:
@@ -86,14 +86,14 @@ def own_models(run: Digest) -> str:
     note = f"Each site tuned the last model to its own memory ({text(steps)} steps); the tuned model stays with it."
     header = ["site", "shared model", "own model", "gain"]
     table_of_sites = table(header, rows, range(1, 4), _means(own, shared) if len(own) > 1 else ())
-    return _section("Own models", f'<p class="soft">{note} Dice on the site\'s test cases.</p>{table_of_sites}')
+    return section("Own models", f'<p class="soft">{note} Dice on the site\'s test cases.</p>{table_of_sites}')
 
 
 def forgotten(run: Digest) -> str:
     if not any(1 <= start < run.matrix.last for start in run.matrix.arrival):
-        return _section("Forgetting", '<p class="soft">No site was followed by another, so nothing can be forgotten.</p>')
+        return section("Forgetting", '<p class="soft">No site was followed by another, so nothing can be forgotten.</p>')
     caption = "Below zero: forgotten. Sites of the last stage have no curve yet."
-    return _section("Forgetting", embed(forgetting(run.matrix, site_colours(run)), "Change in Dice since arrival", caption))
+    return section("Forgetting", embed(forgetting(run.matrix, site_colours(run)), "Change in Dice since arrival", caption))
 
 
 def classes(run: Digest) -> str:
@@ -111,12 +111,12 @@ def classes(run: Digest) -> str:
     which = "over the test cases whose label has the class (how many: in brackets); empty: the site does not annotate it"
     note = f'<p class="soft">Mean Dice {when}, {which}.</p>'
     header = ["class", *(text(site) for site in sites), "mean over sites"]
-    return _section("Classes", note + table(header, lines, range(1, len(header))))
+    return section("Classes", note + table(header, lines, range(1, len(header))))
 
 
 def memory(run: Digest) -> str:
     parts = "".join(part(run) for part in MEMORY)
-    return _section("Memory", parts) if parts else ""
+    return section("Memory", parts) if parts else ""
 
 
 def training(run: Digest) -> str:
@@ -124,7 +124,7 @@ def training(run: Digest) -> str:
         return ""
     dropped = sum(row.get("dropped") or 0 for row in run.trains)
     note = f"{dropped} steps with a loss that was no finite number were dropped." if dropped else ""
-    return _section("Training", embed(loss_over_rounds(run.trains, site_colours(run)), "Training loss", note))
+    return section("Training", embed(loss_over_rounds(run.trains, site_colours(run)), "Training loss", note))
 
 
 def metrics(run: Digest) -> str:
@@ -135,7 +135,7 @@ def metrics(run: Digest) -> str:
         for name, (value, cells) in run.metrics.items()
     ]
     note = "" if run.end else '<p class="soft">So far: the run is unfinished.</p>'
-    return _section("Metrics", note + table(["id", "value", "terms in the mean", "meaning"], rows, (1, 2)))
+    return section("Metrics", note + table(["id", "value", "terms in the mean", "meaning"], rows, (1, 2)))
 
 
 def provenance(run: Digest) -> str:
@@ -148,7 +148,7 @@ def provenance(run: Digest) -> str:
         f"<p>Time: {duration(end['seconds'])} in all ({spent}).</p>" if spent else "",
         f"<h3>Configuration</h3><pre>{text(run.config)}</pre>" if run.config else "",
     ]
-    return _section("How this was made", "".join(parts))
+    return section("How this was made", "".join(parts))
 
 
 SECTIONS: tuple[Callable[[Digest], str], ...] = (
@@ -167,10 +167,6 @@ SECTIONS: tuple[Callable[[Digest], str], ...] = (
 )
 
 # Parts of sections ----------------------------------------------------------------------------------------------------
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>{body}</section>"
 
 
 def _site_line(run: Digest, site: str) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from durable import write_whole
 from server.metrics import ResultMatrix
-from server.page import embed, page, swatch, table, text
+from server.page import embed, page, section, swatch, table, text
 from simulations.studies.curves import curves
 from simulations.studies.figures import forgetting_bands, price
 from simulations.studies.findings import Findings, by_variant, mean_matrices
@@ -71,7 +71,7 @@ def variants(findings: Findings) -> str:
         "be noise, or too few runs, or a bound, which is not tested. What is beyond noise rests on the first p, which holds "
         "over seeds and orders alike; Wilcoxon's is over the seeds alone, or the orders if they are more."
     )
-    return _section("Variants", f'{variant_table(findings)}<p class="soft">{note}</p>')
+    return section("Variants", f'{variant_table(findings)}<p class="soft">{note}</p>')
 
 
 def ranks(findings: Findings) -> str:
@@ -84,7 +84,7 @@ def ranks(findings: Findings) -> str:
     )
     if found.left_out:
         caption += f" Left out: {found.left_out} pairs of seed and order in which not every variant was measured."
-    return _section("Ranks", embed(rank_figure(found), f"Mean ranks in {found.metric}, best on the left", caption))
+    return section("Ranks", embed(rank_figure(found), f"Mean ranks in {found.metric}, best on the left", caption))
 
 
 def forgetting(findings: Findings) -> str:
@@ -100,7 +100,7 @@ def forgetting(findings: Findings) -> str:
     )
     alone = [name for name in findings.variants if name not in found]
     caption += f" No curve: {text(', '.join(alone))} (not run yet, or no site was followed by another)." if alone else ""
-    return _section("Forgetting", embed(forgetting_bands(found, findings.tints), "Change in Dice since arrival", caption))
+    return section("Forgetting", embed(forgetting_bands(found, findings.tints), "Change in Dice since arrival", caption))
 
 
 def matrices(findings: Findings) -> str:
@@ -124,7 +124,7 @@ def matrices(findings: Findings) -> str:
         return ""
     about = "Dice on each site's test cases after each stage. Outlined: the site has just been learnt."
     after = "".join(f'<p class="soft">{note}</p>' for note in notes)
-    return _section("Result matrices", f'<p class="soft">{about}</p>{"".join(parts)}{after}')
+    return section("Result matrices", f'<p class="soft">{about}</p>{"".join(parts)}{after}')
 
 
 def cost(findings: Findings) -> str:
@@ -144,7 +144,7 @@ def cost(findings: Findings) -> str:
         spent = {name: by_variant(findings, name) for name in COSTS}
         drawn = embed(price(findings.metric, values, spent, findings.tints), f"{findings.metric} against cost", caption)
     note = "Wall time is each run's own, beside whatever else the machine did; a model's bytes are counted both ways."
-    return _section("Cost", f'{drawn}{table(heads, rows, range(1, len(heads)))}<p class="soft">{note}</p>')
+    return section("Cost", f'{drawn}{table(heads, rows, range(1, len(heads)))}<p class="soft">{note}</p>')
 
 
 SECTIONS: tuple[Callable[[Findings], str], ...] = (
@@ -160,10 +160,6 @@ SECTIONS: tuple[Callable[[Findings], str], ...] = (
 )
 
 # Parts of sections ----------------------------------------------------------------------------------------------------
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>{body}</section>"
 
 
 def _cost_line(findings: Findings, name: str, found: dict[str, dict[str, Summary]]) -> list[str]:

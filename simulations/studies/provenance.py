@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from server.conduct import SUMMARY
-from server.page import duration, table, text
+from server.page import duration, section, table, text
 from simulations.studies.findings import Findings
 from simulations.studies.forest import minus
 from simulations.studies.headline import STATES
@@ -35,7 +35,7 @@ def missing(findings: Findings) -> str:
     again = f"<p>The failed are tried again with <code>{text(_command(findings))} --retry-failed</code>.</p>" if failed else ""
     rest = f"<p>What is missing is done with <code>{text(_command(findings))}</code>.</p>" if len(lines) > failed else ""
     lines.sort(key=lambda line: line[3] != "failed")
-    return _section(
+    return section(
         "Failed and missing runs", _limited(["variant", "seed", "order", "state", "why"], lines, (1,)) + again + rest
     )
 
@@ -55,7 +55,7 @@ def runs(findings: Findings) -> str:
         lines.append([text(cell.variant), str(cell.seed), text(cell.order), findings.states[place.folder], *said, link])
     heads = ["variant", "seed", "order", "state", text(findings.metric), "seconds", "folder"]
     note = "Variants may share a run: a bound is the same in every order, say."
-    return _section("Runs", f'{_limited(heads, lines, (1, 4, 5))}<p class="soft">{note}</p>')
+    return section("Runs", f'{_limited(heads, lines, (1, 4, 5))}<p class="soft">{note}</p>')
 
 
 def how_made(findings: Findings) -> str:
@@ -70,11 +70,7 @@ def how_made(findings: Findings) -> str:
     for path in (findings.source, findings.sheet.study.base):
         with suppress(OSError, UnicodeDecodeError):
             parts.append(f"<h3>{text(path.name)}</h3><pre>{text(path.read_text(encoding='utf-8'))}</pre>")
-    return _section("How this was made", "".join(parts))
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>{body}</section>"
+    return section("How this was made", "".join(parts))
 
 
 def _command(findings: Findings) -> str:

@@ -1,10 +1,7 @@
 """The critical-difference picture: variants on the line of their mean ranks, a bar over those that do not differ."""
 
-import io
-import warnings
 from math import isnan
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -51,20 +48,6 @@ def rank_figure(ranking: Ranking) -> Figure:
     about = f"mean rank in {ranking.metric} over {ranking.blocks} pairs of seed and order{tested}"
     axes.text((1 + last) / 2, bottom, about, ha="center", va="bottom", size=9, color=GREY)
     return figure
-
-
-def rank_svg(ranking: Ranking) -> str:
-    """The same as a drawing of its own, on white so that it can be read on any page; equal rankings give equal text.
-
-    Raises:
-        ValueError: as `rank_figure`.
-    """
-    figure, stream = rank_figure(ranking), io.StringIO()
-    said = {"Date": None, "Title": f"Mean ranks in {ranking.metric}"}
-    with rc_context({"svg.hashsalt": "sitestream", "svg.fonttype": "path"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks
-        figure.savefig(stream, format="svg", facecolor="white", metadata=said)
-    return stream.getvalue()
 
 
 def _scale(axes: Axes, last: int) -> None:
