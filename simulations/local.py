@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
+from clients.heap import keep_freed_memory
 from clients.work import Site
 from configs.schema import Run
 from server.sites import one_line
@@ -14,6 +15,7 @@ class LocalSites:
     """Sites without a network: an order is a function call. Nothing is packed, so numbers are the very same."""
 
     def __init__(self, run: Run, folders: Mapping[str, Path]) -> None:
+        keep_freed_memory()
         self._sites = {name: Site(name, site, run, folders[name]) for name, site in run.sites.items()}
 
     def connected(self) -> Set[str]:
