@@ -36,6 +36,9 @@ studies: install ## the long ones (hours): which memory forgets least, and wheth
 	$(BIN)/python benchmarks/memory_order.py
 	$(BIN)/python benchmarks/global_index.py --final --variants all
 
+keys: ## certificates and keys of a real federation, in keys/: make keys HOST=fleet.example.org SITES="east west"
+	@HOST="$(HOST)" SITES="$(SITES)" RENEW="$(RENEW)" sh docs/deploy/keys.sh keys
+
 install: $(VENV)/.installed ## the virtual environment with everything that requirements.txt pins
 
 $(VENV)/.installed: requirements.txt
@@ -48,5 +51,5 @@ clean: ## remove the runs and the virtual environment
 	rm -rf runs $(VENV)
 	@echo "prepared cases and pretend hospitals stay in $${SITESTREAM_CACHE:-$$HOME/.cache/sitestream}"
 
-.PHONY: help run test fuzz check bench studies install clean
+.PHONY: help run test fuzz check bench studies keys install clean
 .DEFAULT_GOAL := help

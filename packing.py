@@ -153,6 +153,8 @@ def pack_reply(reply: Reply) -> RecordDict:
         "rows": reply.rows,
         "roles": reply.roles,
         "classes": reply.classes,
+        "withholds": reply.withholds,
+        "leaving": reply.leaving,
     }
     return _pack(facts, pack_weights(reply.weights), reply.extra, {"sketches_NE": reply.sketches_NE, "mean_E": reply.mean_E})
 
@@ -168,7 +170,7 @@ def unpack_reply(content: RecordDict) -> Reply:
         raise ValueError(f"not a reply: {odd}")
     weights, extra, arrays = (_arrays(content, name) for name in ("weights", "extra", "arrays"))
     try:
-        for name in ("ids", "rows", "classes"):
+        for name in ("ids", "rows", "classes", "withholds"):
             facts[name] = tuple(facts.get(name, ()))
         return Reply(**facts, weights=weights, extra=extra, sketches_NE=arrays.get("sketches_NE"), mean_E=arrays.get("mean_E"))
     except TypeError as error:

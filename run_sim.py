@@ -5,8 +5,10 @@
     python run_sim.py run configs/hippocampus.yaml --engine ray --set memory.policy=reservoir
     python run_sim.py resume runs/hippocampus          go on where a run stopped, whatever stopped it
     python run_sim.py report runs/hippocampus          write its report.html anew
+    python run_sim.py watch runs/hippocampus           the same page on localhost, while the run goes on
     python run_sim.py memory runs/hippocampus          what each site's memory holds, what was dropped and why
     python run_sim.py study studies/smoke.yaml         a grid of runs, several at once, and their tables
+    python run_sim.py audit runs/hippocampus           what came to each site and what left it, from the sites' ledgers
     python run_sim.py predict runs/hippocampus/model.safetensors scans/ -o segmented
 
 Exit codes: 0 done; 2 a mistake in what was asked (one line says which); 3 the run could not be completed (and how to
@@ -44,6 +46,7 @@ except ModuleNotFoundError:  # the first thing that is missing where nothing was
 from configs.load import load_run
 from configs.schema import Run
 from server.alone import alone
+from simulations import commands
 from simulations.arguments import QUICKSTART, allowances, edits, engine_edits, read_arguments
 from simulations.run_folder import ASKED_FILE, config_of, free_folder, is_taken, with_absolute_paths, write_run
 
@@ -64,11 +67,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _do(arguments: list[str]) -> int:
-    commands = {"run": do_run, "resume": do_resume, "check": do_check, "report": do_report, "memory": do_memory}
-    commands |= {"predict": do_predict, "study": do_study}
+    ours = {"run": do_run, "resume": do_resume, "check": do_check, "study": do_study, "report": commands.do_report}
+    ours |= {"memory": commands.do_memory, "predict": commands.do_predict, "watch": commands.do_watch}
+    ours |= {"audit": commands.do_audit}
     try:
-        args = read_arguments(arguments, __doc__, commands)
+        args = read_arguments(arguments, __doc__, ours)
         return int(args.do(args))
+    except commands.Unfinished as error:
+        return _complain(str(error), error.code)
     except (ValueError, OSError) as error:  # an OSError: a folder that cannot be written, say
         return _complain(str(error), 2)
 
@@ -111,7 +117,7 @@ def do_resume(args: argparse.Namespace) -> int:
         run = load_run(config, changes)
         changed = what_changed(args.folder, run, allow)
         if not changed and is_finished(args.folder):
-            print(f"{args.folder} is finished: nothing to go on with; its report: {_write_report(args.folder)}")
+            print(f"{args.folder} is finished: nothing to go on with; its report: {commands.make_report(args.folder)}")
             return 0
         _check_words(run)
         whole = _prepared(load_run(config, [*changes, *engine_edits(args)]))
@@ -133,45 +139,10 @@ def do_check(args: argparse.Namespace) -> int:
     return 0
 
 
-def do_report(args: argparse.Namespace) -> int:
-    """Write report.html from what the run's folder holds."""
-    config_of(args.folder)
-    print(f"report: {_write_report(args.folder)}")
-    return 0
-
-
-def do_memory(args: argparse.Namespace) -> int:
-    """Print what the sites' memories hold, finished or not."""
-    from simulations.memory_tables import print_memory
-
-    duplicate = load_run(config_of(args.folder)).index.duplicate
-    print_memory(args.folder, duplicate, args.site, args.evictions)
-    return 0
-
-
-def do_predict(args: argparse.Namespace) -> int:
-    """Segment images with a model's file alone."""
-    from clients.predict import predict_files
-
-    failed, of = predict_files(args.model, args.images, args.out, each=args.each, overwrite=args.overwrite, device=args.device)
-    return _complain(f"{failed} of {of} images failed", 2 if failed == of else 3) if failed else 0
-
-
 def do_study(args: argparse.Namespace) -> int:
     """Do what is left of a study's runs, and compare them."""
     INTERRUPT.go_on = f"go on with: {_again('study', args.file)} --out {shlex.quote(str(args.out))}"
-    from simulations.studies.command import conduct_study
-
-    facts = {"workers": args.workers, "retry_failed": args.retry_failed, "dry_run": args.dry_run}
-    failed = conduct_study(args.file, args.out, **facts, console=Console())
-    return _complain(f"{failed} of the study's cells failed", 3) if failed else 0
-
-
-def _write_report(folder: Path) -> Path:
-    from server.report import write_report
-    from simulations.holdings import held_by_uncertainty
-
-    return write_report(folder, held_by_uncertainty(folder))
+    return commands.do_study(args)
 
 
 def _check_words(run: Run) -> None:
@@ -209,7 +180,7 @@ def _simulate(run: Run, folder: Path, allow: Sequence[str] = ()) -> int:
         try:
             with Screen(folder, list(run.sites), rounds, watch_s=run.engine.watch_s):
                 simulate(run, folder, allow)
-            print(f"report: {_write_report(folder)}")
+            print(f"report: {commands.make_report(folder)}")
             return 0
         except CannotContinue as error:
             details = f" (details: {folder / 'log.txt'})" if error.__cause__ else ""  # not foreseen

@@ -1,11 +1,12 @@
 """Everything that crosses a hospital's boundary: an Order to a site, a Reply (or a Failure) back.
 
 This is the file for a data officer to read. What a site can say of a case is a keyed id (HMAC with the site's own
-secret), a sketch and per-case metrics: never a voxel, a path or a file name. packing.py writes both into Flower's records.
+secret), a sketch and per-case metrics, as far as the site's own policy lets it (clients/withhold.py): never a voxel, a path or
+a file name. packing.py writes both into Flower's records, and the site's ledger (clients/ledger.py) keeps account of them.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,16 +33,24 @@ Of more, a site puts the rarest together as OTHERS."""
 OTHERS = "others"
 PRIVACY_KEYS = ("epsilon", "epsilon_total")
 """What this upload of noisy sketches and all so far cost each case (configs.memory.Sketch.delta)."""
-CASE_KEYS = ("case", "class", "dice", "dice.all", "iou", "hd95", "nsd", "voxels")
-"""Of a test case and class: keyed id, overlap and surface metrics, voxels of the label."""
+CASE_METRICS = ("dice", "dice.all", "iou", "hd95", "nsd")
+"""Overlap and surface metrics of a test case and class (SCIENCE: metric ids)."""
+CASE_KEYS = ("case", "class", *CASE_METRICS, "voxels")
+"""Of a test case and class: keyed id, metrics, voxels of the label."""
+CLASS_KEYS = ("class", *(f"{metric}.{part}" for metric in CASE_METRICS for part in ("sum", "cases")))
+"""Of a class, from a site that keeps its cases' results at home: each metric's sum over the test cases that have it, and how
+many these are. No id, no result of a case; but the sum of a single case is its result."""
+WITHHELD = ("sketches", "case_metrics", "domains", "evictions")
+"""What a site's own policy (configs.site.Shares) may keep at home, whatever the recipe asks for."""
 ROW_KEYS: dict[Task, frozenset[str]] = {
     "hello": frozenset({"tests"}),
     "init": frozenset(),
     "train": frozenset((*ROUND_KEYS, *FAULT_KEYS, *MEMORY_KEYS, *PRIVACY_KEYS)),
-    "evaluate": frozenset(CASE_KEYS),
+    "evaluate": frozenset((*CASE_KEYS, *CLASS_KEYS)),
     "leave": frozenset(),
 }
-"""All that a reply's rows may say; anything else is refused before it leaves the site."""
+"""All that a reply's rows may say; anything else is refused before it leaves the site. A row of an evaluation speaks of a
+test case and class (CASE_KEYS) or, by the site's policy, of a class (CLASS_KEYS)."""
 
 EXTRA = "extra|"
 """How names begin of tensors that travel with the shared weights and are not the model's."""
@@ -113,11 +122,16 @@ class Reply:
     mean_E: NDArray | None = None
     """[E] mean projected feature of the samples the site holds; its weight is their number."""
     rows: tuple[dict[str, Any], ...] = ()
-    """Metrics as sums and weights: one row for the round, or one per test case and class. ROW_KEYS is all they may hold."""
+    """Metrics as sums and weights: one row for the round, or one per test case and class, or one per class. ROW_KEYS is all
+    they may hold."""
     roles: dict[str, str] = field(default_factory=dict)
     """{tensor: body | norm | head}: all that the server knows of the model (init only)."""
     classes: tuple[str, ...] = ()
     """The classes that the site annotates, in its own order."""
+    withholds: tuple[str, ...] = ()
+    """What the site's policy keeps at home in this run, of WITHHELD: said in every reply, so that nobody waits for it."""
+    leaving: bool = False
+    """The site leaves for good: this reply still counts, and it is to be sent no more orders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +174,27 @@ def told_bytes(order: Order) -> int:
     arrays = [array.nbytes for array in (order.coverage_ME, order.mu_E) if array is not None]
     scores = [len(id) + 8 for values in order.scores.values() for id in values]
     return sum(arrays) + sum(scores) + sum(map(len, order.orphans))
+
+
+def class_sums(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A site's rows of one evaluation as one per class (CLASS_KEYS); rows that are so already stay as they are.
+
+    Sums are correctly rounded, in whatever order the cases come: made at the site or at the server, they are the same bits.
+    A metric that a case does not have (None, NaN) counts in neither part.
+    """
+    sums, by_class = [], dict[str, list[Mapping[str, Any]]]()
+    for row in rows:
+        if "dice.sum" in row:
+            sums.append(dict(row))
+        else:
+            by_class.setdefault(row["class"], []).append(row)
+    for name, cases in by_class.items():
+        told: dict[str, Any] = {"class": name}
+        for metric in (metric for metric in CASE_METRICS if any(metric in row for row in cases)):
+            there = [value for row in cases if (value := row.get(metric)) is not None and not math.isnan(value)]
+            told |= {f"{metric}.sum": math.fsum(there), f"{metric}.cases": len(there)}
+        sums.append(told)
+    return sums
 
 
 def finite(value: Any) -> Any:

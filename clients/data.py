@@ -8,7 +8,6 @@ import hashlib
 import json
 import operator
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
@@ -20,17 +19,11 @@ import numpy as np
 
 from clients.folder import inside, read_json, refuse_links_out
 from clients.labels import Values, annotated, every_value
+from clients.sources import SOURCES as SOURCES
+from clients.sources import Case as Case
+from clients.sources import read_msd as read_msd
 from configs.load import nearest, short
 from configs.schema import Selection, SiteFile, Split
-
-
-@dataclass(frozen=True)
-class Case:
-    """One volume with its label, on the site's disk."""
-
-    name: str
-    image: Path
-    label: Path
 
 
 @dataclass(frozen=True)
@@ -53,36 +46,6 @@ class SiteCases:
         names = [[case.name for case in part] for part in (self.train, self.validation, self.test)]
         digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
         return f"{len(self.train)} train, {len(self.validation)} validation, {len(self.test)} test, {digest}"
-
-
-Source = Callable[[Path], tuple[list[Case], Values]]
-
-
-def read_msd(root: Path) -> tuple[list[Case], Values]:
-    """A Medical Segmentation Decathlon folder: its training cases as listed, and {class: values} without background.
-
-    Raises:
-        ValueError: dataset.json cannot be read or understood, or names a file outside the folder.
-    """
-    listing = read_json(root / "dataset.json")
-    try:
-        labels: Values = {str(name): (int(value),) for value, name in listing["labels"].items() if int(value) != 0}
-        cases = [_msd_case(root, entry["image"], entry["label"]) for entry in listing["training"]]
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{root / 'dataset.json'}: not an MSD data set ({type(error).__name__}: {error})") from None
-    twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
-    if twice:
-        raise ValueError(f"{root / 'dataset.json'}: lists two cases of the name {twice[0]!r}")
-    return cases, labels
-
-
-def _msd_case(root: Path, image: str, label: str) -> Case:
-    name = Path(image).name.removesuffix(".gz").removesuffix(".nii")
-    return Case(name, inside(root, image), inside(root, label))
-
-
-SOURCES: dict[str, Source] = {"msd": read_msd}
-"""Where cases may come from; a new source is one function and one line."""
 
 
 def site_cases(name: str, site: SiteFile, seed: int) -> SiteCases:

@@ -80,5 +80,5 @@ def _surface(guess: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: Sequen
 
 def truth_of(volume: Volume, labels: Mapping[str, Sequence[int]]) -> NDArray[np.bool_]:
     """[T, X, Y, Z] the annotated classes of a prepared case."""
-    label = torch.from_numpy(np.array(volume.label_XYZ))
+    label = torch.from_numpy(np.array(volume.label()))
     return targets(label[None], list(labels.values()))[0].bool().numpy()

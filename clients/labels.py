@@ -1,6 +1,11 @@
 """Which values of a site's label files are which class."""
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from configs.load import nearest
 from configs.schema import SiteFile
@@ -8,6 +13,23 @@ from configs.site import within
 
 Values = dict[str, tuple[int, ...]]
 """Class -> its values in the label files."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the labels of one site's cases mean where the cases of several sites lie in one folder."""
+
+    numbers: Mapping[int, int]
+    """Value in the site's label files -> the folder's own number for what it stands for; 0 where the site annotates none."""
+    annotates: tuple[str, ...]
+    """The classes that the site's experts drew in every case."""
+
+    @cached_property
+    def table(self) -> NDArray[np.uint8]:
+        """[256] the number of each value."""
+        table = np.zeros(256, np.uint8)
+        table[list(self.numbers)] = list(self.numbers.values())
+        return table
 
 
 def annotated(site: SiteFile, listed: Values) -> Values:

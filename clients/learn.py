@@ -187,7 +187,9 @@ def _look_again(site: "Site", order: Order, samples: Sequence[Sample], segmenter
     """Bregman information of each case under the round's model."""
     rng = np.random.default_rng([site.run.seed, crc32(site.name.encode()), order.round, crc32(b"bregman")])
     for sample in samples:
-        facts = (segmenter.eval(), site.rows(order), site.volume(sample.case), site.run.train.patch, rng)
+        volume = site.volume(sample.case)
+        rows = [row for row, name in zip(site.rows(order), site.cases.labels, strict=True) if volume.annotates(name)]
+        facts = (segmenter.eval(), rows, volume, site.run.train.patch, rng)
         sample.scores["bregman"] = bregman_information(*facts)
 
 

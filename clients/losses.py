@@ -53,7 +53,10 @@ def weighted_bce_dice(logits_BTXYZ: Tensor, target_BTXYZ: Tensor, weight_BT: Ten
     return (weight_BT * (bce_BT + dice_BT)).mean(1), (weight_BT * bce_BT).mean(1)
 
 
-def binary_entropy(logits_BTXYZ: Tensor) -> Tensor:
-    """[B] mean over annotated classes and voxels of the binary entropy, in nats: needs no label."""
+def binary_entropy(logits_BTXYZ: Tensor, annotated_BT: Tensor | None = None) -> Tensor:
+    """[B] mean over annotated classes (0/1; none: all) and voxels of the binary entropy, in nats: needs no label."""
     z = logits_BTXYZ
-    return (F.softplus(z) - z * torch.sigmoid(z)).mean((1, 2, 3, 4))
+    entropy_BTXYZ = F.softplus(z) - z * torch.sigmoid(z)
+    if annotated_BT is None:
+        return entropy_BTXYZ.mean((1, 2, 3, 4))
+    return (annotated_BT * entropy_BTXYZ.mean((2, 3, 4))).sum(1) / annotated_BT.sum(1)

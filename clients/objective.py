@@ -21,6 +21,8 @@ class Batch:
     target_BTXYZ: Tensor
     """0/1 of each annotated class."""
     weight_BT: Tensor
+    annotated_BT: Tensor | None = None
+    """0/1: whether a class was drawn in a sample; none: all were. Where it was not, its weight is 0."""
 
 
 @dataclass(frozen=True)

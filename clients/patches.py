@@ -56,4 +56,4 @@ def cut(volume: Volume, centre: Sequence[int], image_XYZ: NDArray[np.float16], l
     image_XYZ.fill(volume.floor)
     label_XYZ.fill(0)
     image_XYZ[tuple(target)] = volume.image_XYZ[tuple(source)]
-    label_XYZ[tuple(target)] = volume.label_XYZ[tuple(source)]
+    label_XYZ[tuple(target)] = volume.label(tuple(source))

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache as once
 from pathlib import Path
 from stat import S_ISREG
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 import durable
 from clients.data import Case
+from clients.labels import Origin, check_values
 from clients.nifti import unreadable
 from clients.reading import read_case
 from configs.schema import Preprocess
@@ -56,10 +57,21 @@ class Volume:
     """Millimetres per voxel."""
     floor: float
     """The darkest value: what lies outside the volume."""
+    origin: Origin | None = None
+    """What the label means, where it is not the same for all of a site's cases: then all but label_XYZ is in its numbers."""
 
     def voxels(self, values: Sequence[int]) -> int:
         """How many voxels carry any of the label values."""
         return sum(self.counts.get(value, 0) for value in values)
+
+    def label(self, part: tuple[slice, ...] = ()) -> NDArray[np.uint8]:
+        """The label values in a part of the volume, or in all of it."""
+        stored = self.label_XYZ[part]
+        return stored if self.origin is None else self.origin.table[stored]
+
+    def annotates(self, name: str) -> bool:
+        """Whether this class, one of those that the site annotates, was drawn in this case."""
+        return self.origin is None or name in self.origin.annotates
 
 
 def prepare(cases: Sequence[Case], recipe: Preprocess, cache: Path, workers: int = 2) -> Iterator[Volume]:
@@ -74,7 +86,7 @@ def prepare(cases: Sequence[Case], recipe: Preprocess, cache: Path, workers: int
         folders = [pool.submit(_prepared_folder, case, recipe, cache) for case in cases]
         try:
             for case, folder in zip(cases, folders, strict=True):
-                yield _opened(case, folder.result(), recipe, cache)
+                yield _renumbered(_opened(case, folder.result(), recipe, cache), case.origin)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -85,7 +97,7 @@ def checked(case: Case, recipe: Preprocess, cache: Path) -> Volume:
     Raises:
         ValueError: as `prepare` does.
     """
-    return _opened(case, _prepared_folder(case, recipe, cache), recipe, cache, sums=True)
+    return _renumbered(_opened(case, _prepared_folder(case, recipe, cache), recipe, cache, sums=True), case.origin)
 
 
 def open_volume(case: str, folder: Path) -> Volume:
@@ -105,6 +117,21 @@ def open_volume(case: str, folder: Path) -> Volume:
         tuple(meta["spacing"]),
         meta["floor"],
     )
+
+
+def _renumbered(volume: Volume, origin: Origin | None) -> Volume:
+    """The volume in its origin's numbers. Raises ValueError where its label holds a value that the origin does not know."""
+    if origin is None:
+        return volume
+    check_values(volume.case, volume.counts, origin.numbers.keys())
+    counts: dict[int, int] = {}
+    positions: dict[int, list[NDArray[np.int32]]] = {}
+    for value, number in origin.numbers.items():
+        if number and value in volume.counts:
+            counts[number] = counts.get(number, 0) + volume.counts[value]
+            positions.setdefault(number, []).append(volume.positions[value])
+    joined = {number: np.concatenate(found) for number, found in positions.items()}
+    return replace(volume, origin=origin, counts=counts, positions=joined)
 
 
 @once

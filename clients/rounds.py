@@ -87,28 +87,44 @@ class Round:
             self.watch(self.facts())
 
     def _step(self, drawn: Sequence[Sample]) -> Step | None:
-        image_BCXYZ, label_BXYZ, weight_BT = self._cut(drawn)
+        image_BCXYZ, label_BXYZ, weight_BT, annotated_BT = self._cut(drawn)
         image_BCXYZ, label_BXYZ = augment(image_BCXYZ, label_BXYZ, self.train.augment, self.rng)
-        return self.trainer.step(image_BCXYZ, targets(label_BXYZ, list(self.labels.values())), weight_BT)
+        target_BTXYZ = targets(label_BXYZ, list(self.labels.values()))
+        return self.trainer.step(image_BCXYZ, target_BTXYZ, weight_BT, annotated_BT)
 
     def held(self) -> Iterator[Batch]:
         """The memory's samples, one at a time, not augmented."""
         for sample in self.samples:
-            image_BCXYZ, label_BXYZ, weight_BT = self._cut([sample])
-            yield Batch(image_BCXYZ, targets(label_BXYZ, list(self.labels.values())), weight_BT)
+            image_BCXYZ, label_BXYZ, weight_BT, annotated_BT = self._cut([sample])
+            yield Batch(image_BCXYZ, targets(label_BXYZ, list(self.labels.values())), weight_BT, annotated_BT)
 
-    def _cut(self, drawn: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    def _cut(self, drawn: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Images, label values, weight of each class, and, if not all classes were drawn in all of them, which were."""
         volumes = [self.volume(sample.case) for sample in drawn]
         values = list(self.labels.values())
         image, label = cut_batch(volumes, values, self.train.patch, self.train.foreground, self.rng)
         device = self.trainer.device
         weight_BT = torch.from_numpy(np.stack([self._class_weights(volume) for volume in volumes])).to(device)
-        return torch.from_numpy(image).to(device).float(), torch.from_numpy(label).to(device), weight_BT
+        annotated_BT = np.stack([self._annotated(volume) for volume in volumes])
+        told = None if annotated_BT.all() else torch.from_numpy(annotated_BT).to(device)
+        return torch.from_numpy(image).to(device).float(), torch.from_numpy(label).to(device), weight_BT, told
+
+    def _annotated(self, volume: Volume) -> np.ndarray:
+        """[T] whether each class was drawn in this case."""
+        return np.array([volume.annotates(name) for name in self.labels])
 
     def _class_weights(self, volume: Volume) -> np.ndarray:
+        """[T] w_c of the classes drawn in this case, and 0 for the others, which so get no gradient from it.
+
+        The loss is a mean over all T classes, and meant over those drawn: hence the factor.
+        """
         if volume.case not in self._weights:
             absent = 1.0 if self.train.absent_weight == "one" else 0.0
-            self._weights[volume.case] = class_weights([volume.voxels(v) for v in self.labels.values()], absent)
+            there = self._annotated(volume)
+            drawn = [values for values, one in zip(self.labels.values(), there, strict=True) if one]
+            weight_T = np.zeros(len(there), np.float32)
+            weight_T[there] = class_weights([volume.voxels(values) for values in drawn], absent) * (len(there) / len(drawn))
+            self._weights[volume.case] = weight_T
         return self._weights[volume.case]
 
     def _learn(self, drawn: Sequence[Sample], told: Step) -> None:

@@ -44,9 +44,11 @@ class Part:
 
 def in_parts(batch: Batch, micro: int) -> Iterator[Batch]:
     """The batch, at most `micro` patches at a time, in order; 0: whole."""
-    tensors = (batch.image_BCXYZ, batch.target_BTXYZ, batch.weight_BT)
-    for part in zip(*(tensor.split(micro or len(tensor)) for tensor in tensors), strict=True):
-        yield Batch(*part)
+    whole = len(batch.image_BCXYZ)
+    for i in range(0, whole, micro or whole):
+        some = slice(i, i + (micro or whole))
+        annotated_BT = None if batch.annotated_BT is None else batch.annotated_BT[some]
+        yield Batch(batch.image_BCXYZ[some], batch.target_BTXYZ[some], batch.weight_BT[some], annotated_BT)
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -101,14 +103,18 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
         self._head, self._parameters = head, rest + head
 
-    def step(self, image_BCXYZ: Tensor, target_BTXYZ: Tensor, weight_BT: Tensor) -> Step | None:
-        """One step; None if the loss or a gradient was not finite: then the step is dropped and counted.
+    def step(
+        self, image_BCXYZ: Tensor, target_BTXYZ: Tensor, weight_BT: Tensor, annotated_BT: Tensor | None = None
+    ) -> Step | None:
+        """One step, of patches in which all annotated classes were drawn, or those of `annotated_BT`.
+
+        Returns None if the loss or a gradient was not finite: then the step is dropped and counted.
 
         Raises:
             ArithmeticError: MAX_DROPPED steps in a row were dropped.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        whole = Batch(image_BCXYZ, target_BTXYZ, weight_BT)
+        whole = Batch(image_BCXYZ, target_BTXYZ, weight_BT, annotated_BT)
         parts = [self._gradients(part, len(part.image_BCXYZ) / len(image_BCXYZ)) for part in in_parts(whole, self.micro)]
         loss = torch.stack([part.loss for part in parts]).sum()
         self._mask()
@@ -119,7 +125,7 @@ class Trainer:
         if self.terms.correct:
             self.terms.correct()
             self._mask()
-        self._descend()
+        self._descend(self._rows if annotated_BT is None else self._rows[annotated_BT.any(0)])
         return Step(
             _numbers(torch.cat([part.loss_B for part in parts])),
             _numbers(torch.cat([part.bce_B for part in parts])),
@@ -139,7 +145,7 @@ class Trainer:
         loss = (loss_B.mean() + added) * share
         loss.backward()
         with torch.no_grad():
-            entropy_B = binary_entropy(logits_BTXYZ)
+            entropy_B = binary_entropy(logits_BTXYZ, part.annotated_BT)
         return Part(loss.detach(), loss_B.detach(), bce_B.detach(), entropy_B, feature_BE)
 
     def _mask(self) -> None:
@@ -149,7 +155,8 @@ class Trainer:
                 if tensor.grad is not None:
                     tensor.grad[self._others] = 0
 
-    def _descend(self) -> None:
+    def _descend(self, rows: Tensor) -> None:
+        """AdamW's step; of the head, only these rows decay."""
         lr = self.recipe.lr
         if self.recipe.schedule == "rewarmed":
             lr *= min(1.0, (self.steps + 1) / self.recipe.warmup)
@@ -157,7 +164,7 @@ class Trainer:
             group["lr"] = lr
         with torch.no_grad():
             for tensor in self._head:
-                tensor[self._rows] *= 1 - lr * self.recipe.weight_decay
+                tensor[rows] *= 1 - lr * self.recipe.weight_decay
         self.optimizer.step()
         self.steps += 1
         self._dropped_in_a_row = 0

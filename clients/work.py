@@ -18,11 +18,14 @@ from clients import examine, learn, model
 from clients.data import Case, SiteCases, site_cases
 from clients.keyed import Keyed
 from clients.labels import check_values
+from clients.leaving import left_after, note_back, note_left
+from clients.ledger import Ledger
 from clients.networks import network
 from clients.prepare import Volume, checked, prepare
 from clients.progress import Progress
 from clients.snapshot import Snapshot, before
 from clients.train import pick_device
+from clients.withhold import taken_out, withhold
 from configs.load import cache_root
 from configs.schema import Run, SiteFile
 from configs.strategy import HOME
@@ -50,6 +53,7 @@ class Site:
         folder.mkdir(parents=True, exist_ok=True)
         self.progress = Progress(folder, name)
         self.keyed = Keyed(folder)
+        self.ledger = Ledger(folder)
         self._prepared = False
         self.volume = lru_cache(maxsize=OPEN_VOLUMES)(self._open)
         """A prepared case by name."""
@@ -65,6 +69,7 @@ class Site:
             ValueError: data, weights or order do not fit.
             ArithmeticError: training diverged.
             MemoryError: memory runs out even with one patch at a time.
+            OSError: the disk is full: what cannot be entered in the ledger does not leave.
         """
         work: dict[str, Callable[[Order, Weights], Reply]] = {
             "hello": self._hello,
@@ -73,15 +78,27 @@ class Site:
             "evaluate": partial(self._evaluate, short=short),
             "leave": self._leave,
         }
-        self._check(order)
         torch.set_num_threads(max(1, int(self.site.cpus)))
         with self._lock(order.round):
-            return work[order.task](order, weights)
+            self.ledger.came(order, weights)
+            try:
+                self._check(order)
+                whole = work[order.task](order, weights)
+            except Exception as error:
+                self.ledger.failed(order, error)
+                raise
+            reply = withhold(whole, self.site.shares, self.run.sketch.noise)
+            self.ledger.left(reply, taken_out(whole, reply))
+            return reply
 
     def _check(self, order: Order) -> None:
         """Raises ValueError for an order that is another site's, or goes beyond this site's own recipe."""
         if order.site != self.name:
             raise ValueError(f"the order is for site {order.site!r}, this is {self.name!r}")
+        if not self.site.leave:
+            note_back(self.folder, order.run)
+        elif order.task != "hello" and order.round > (left := left_after(self.folder, order.run)):
+            raise ValueError(f"this site left the run for good in round {left} (its site file says leave: true)")
         if order.task == "train" and (away := sorted({*HOME.get(self.run.strategy.share, ())} - {*order.home})):
             raise ValueError(f"the order would take the {away[0]}, which this site's recipe (strategy.share) keeps at home")
         recipe = {"train.replay_steps": self.run.train.replay_steps, "strategy.personalise": self.run.strategy.personalise}
@@ -143,6 +160,9 @@ class Site:
         return self.reply(order, weights=model.shared_weights(fresh), roles=model.roles(fresh))
 
     def _leave(self, order: Order, weights: Weights) -> Reply:
+        """The server lets the site go: from the next round on it takes no order of this run."""
+        if self.site.leave:
+            note_left(self.folder, order.run, order.round)
         return self.reply(order)
 
     def _train(self, order: Order, weights: Weights, short: bool) -> Reply:
@@ -183,5 +203,5 @@ class Site:
 
     def reply(self, order: Order, **facts: Any) -> Reply:
         """A reply to the order."""
-        classes = tuple(self.cases.labels)
-        return Reply(run=order.run, round=order.round, task=order.task, site=self.name, classes=classes, **facts)
+        said: dict[str, Any] = {"classes": tuple(self.cases.labels), "leaving": self.site.leave}
+        return Reply(run=order.run, round=order.round, task=order.task, site=self.name, **said, **facts)

@@ -13,6 +13,9 @@ class Arrivals(Strict):
 
     door: Literal["scripted", "open"] = "scripted"
     """As written here, or whoever has connected."""
+    at_least: int = Field(1, ge=1)
+    """In a deployment: a round begins when so many of the sites that it could have are connected (door: open), or so many of
+    those that are written here. At its very start a scripted run waits for all that it names."""
     order: list[str] | None = None
     """Sites one after another; default: in the order of `sites`."""
     rounds_per_stage: int = Field(1, ge=1)

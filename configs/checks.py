@@ -67,9 +67,9 @@ def _presence_problems(run: "Run") -> Iterator[str]:
     named = {site for site, turns in visits.items() if turns} if visits is not None else set(order or run.sites)
     for site in sorted({*named, *run.arrivals.extra} - run.sites.keys()):
         yield f"arrivals names the site {site!r}, which `sites` does not have (it has {', '.join(run.sites)})"
-    for site in run.sites:
-        if site not in named:
-            yield f"sites.{site}: is never present (arrivals does not name it)"
+    for name in run.sites:
+        if name not in named and run.sites[name].learns:  # who is held out never arrives
+            yield f"sites.{name}: is never present (arrivals does not name it)"
 
 
 def _stream_problems(run: "Run") -> Iterator[str]:

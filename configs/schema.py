@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from configs.arrivals import Arrivals as Arrivals
 from configs.checks import problems
+from configs.export import Export as Export
 from configs.faults import Faults as Faults
 from configs.memory import Index, Memory, Sketch
 from configs.site import Includes, PretendSite, Split, Strict, is_site_name
@@ -123,6 +124,9 @@ class Evaluate(Strict):
     """HD95 and NSD (1 mm) after the last stage."""
     slices: int = Field(1, ge=0)
     """Test cases per site whose slices are kept, in the site's folder, for a simulation's report."""
+    probe: int | None = Field(None, ge=0, le=1000)
+    """After the last stage each held-out site (`learns: false`) tunes a copy of the model on its own training cases for so many
+    steps, evaluates it and throws it away; none or 0: no probe. More than 1000 no site does for a server that asks."""
 
 
 class Engine(Strict):
@@ -191,6 +195,8 @@ class Run(Strict):
     """What carries orders to the sites."""
     faults: Faults = Faults()
     """What the run does when something goes wrong."""
+    export: Export = Export()
+    """Where the record goes besides: TensorBoard, MLflow."""
     keep: int = Field(2, ge=1)
     """Checkpoints and site snapshots kept."""
 

@@ -5,9 +5,9 @@ The text under a field is its documentation.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Strict(BaseModel):
@@ -76,6 +76,27 @@ Includes = Annotated[dict[str, list[str]], AfterValidator(without_circles)]
 """{class: the classes that lie inside it}."""
 
 
+class Shares(Strict):
+    """What a hospital lets leave it, whatever the run asks for; applied last, when a reply is made (clients/withhold.py)."""
+
+    sketches: Literal["as_asked", "noisy", "never"] = "as_asked"
+    """Sketches, their ids and their mean: as the recipe asks, only behind noise (its `sketch.noise`), or never."""
+    least_noise: float | None = Field(None, ge=0.01)
+    """With `sketches: noisy`: the least `sketch.noise` behind which they leave; default: any that the recipe sets."""
+    case_metrics: bool = True
+    """Results per test case, each with the case's keyed id. False: only sums over the cases of a class leave."""
+    domains: bool = True
+    """How many samples of each declared scanner, protocol or origin the memory holds, by name."""
+    evictions: bool = True
+    """Which samples the memory let go, by keyed id."""
+
+    @model_validator(mode="after")
+    def _noise_for_noisy(self) -> Self:
+        if self.least_noise is not None and self.sketches != "noisy":
+            raise ValueError(f"least_noise belongs to sketches: noisy (given: sketches: {self.sketches})")
+        return self
+
+
 class SiteFile(Strict):
     """One hospital's own settings. Nothing of this is in the server's config of a deployment."""
 
@@ -106,9 +127,14 @@ class SiteFile(Strict):
     max_cases: int | None = Field(None, ge=1)
     """Use at most so many training cases."""
     learns: bool = True
-    """False: the site trains on nothing and only evaluates."""
+    """False: the site is held out. Nobody trains on its cases, in any paradigm; it never arrives, so `arrivals` need not name
+    it, and it only evaluates: in `cross_domain` or `cross_task`, and in no other metric."""
     budget: int | None = Field(None, ge=1)
     """Samples this site's memory may keep at most (the server may ask for less); default and upper limit: `memory.budget`."""
+    shares: Shares = Field(default_factory=Shares)
+    """What may leave this site."""
+    leave: bool = False
+    """True: the site leaves for good. It says so with its next reply, which still counts, and is sent no more orders."""
     device: str = "auto"
     """Where this site trains: auto, cpu, cuda, cuda:1 ..."""
     cpus: float = Field(1, gt=0)

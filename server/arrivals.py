@@ -21,6 +21,9 @@ class ArrivalSchedule(Protocol):
     def present(self, round: int, connected: Set[str]) -> Set[str]:
         """The sites that take part in a round."""
 
+    def awaited(self, round: int) -> Set[str] | None:
+        """The sites that a round is meant for; None: whoever there is."""
+
     def departed(self, round: int) -> Set[str]:
         """The sites that have left for good before a round."""
 
@@ -37,10 +40,14 @@ class Scripted:
 
     def present(self, round: int, connected: Set[str]) -> Set[str]:
         """Those whose visits hold the round, if they are connected."""
+        return self.awaited(round) & connected
+
+    def awaited(self, round: int) -> set[str]:
+        """Those whose visits hold the round."""
         return {
             site
             for site, visits in self.visits.items()
-            if site in connected and any(first <= round and (last is None or round <= last) for first, last in visits)
+            if any(first <= round and (last is None or round <= last) for first, last in visits)
         }
 
     def departed(self, round: int) -> Set[str]:
@@ -63,6 +70,9 @@ class OpenDoor:
     def present(self, round: int, connected: Set[str]) -> Set[str]:
         """Everybody who is there."""
         return connected
+
+    def awaited(self, round: int) -> None:
+        """Nobody by name."""
 
     def departed(self, round: int) -> Set[str]:
         """Nobody: a site that is away may come back."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from server.digest import Digest
 from server.frames import film_of
+from server.home_section import withheld
 from server.page import embed, number, section, swatch, text
 from server.palette import class_colours
 from server.slices import PLAIN, Slices, find_slices, read_slices, slice_figure
@@ -35,7 +36,8 @@ def cases(run: Digest) -> str:
     cards: list[Card] = []
     notes: list[str] = []
     room = SLICES_ROOM
-    paths = find_slices(run.folder, list(run.sites) or list(run.matrix.sites))
+    sites = list(run.sites) or list(run.matrix.sites)
+    paths = find_slices(run.folder, [site for site in sites if "case_metrics" not in withheld(run, site)])
     for path in paths:
         try:
             card = _card(read_slices(path), class_colours(run))

@@ -16,7 +16,12 @@ from server.federation import Federation
 Recipe = dict[str, Any]
 """A run as plain data."""
 
-FREE = (*(f"engine.{key}" for key in ("name", "actors", "address", "deadline_s", "retries", "watch_s")), "keep", "name")
+FREE = (
+    *(f"engine.{key}" for key in ("name", "actors", "address", "deadline_s", "retries", "watch_s")),
+    "export",
+    "keep",
+    "name",
+)
 """Keys that change no result: a run may go on over another engine, and nobody need say so. `engine.cpus` and `engine.gpus` do:
 other threads, or another device, add up in another order."""
 FIXED = {

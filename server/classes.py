@@ -2,11 +2,11 @@
 
 import csv
 import io
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from server.metrics import Measured, mean
+from server.metrics import Measured
+from server.sums import over_cases, sums_of_sites
 
 ClassDice = dict[str, dict[str, Measured]]
 """{class: {site that annotates it: its Dice there}}."""
@@ -15,13 +15,13 @@ ClassDice = dict[str, dict[str, Measured]]
 def class_dice(rows: Iterable[Mapping[str, Any]]) -> ClassDice:
     """Each class's mean Dice at every site that annotates it, over the cases whose label has the class.
 
-    `rows` are the "case" rows of one stage; a class whose site has no such case is there, as nan over 0 cases. Classes
-    and sites stand in the order in which the rows bring them.
+    `rows` are the "case" and "class" rows of one stage; a class whose site has no such case is there, as nan over 0 cases.
+    Classes and sites stand in the order in which the rows bring them.
     """
-    found: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        found[row["class"]][row["site"]].append(row["dice"])
-    return {name: {site: mean(values) for site, values in there.items()} for name, there in found.items()}
+    found: ClassDice = {}
+    for row in sums_of_sites(rows):
+        found.setdefault(row["class"], {})[row["site"]] = Measured(*over_cases([row]))
+    return found
 
 
 def to_csv(table: ClassDice, classes: Sequence[str], sites: Sequence[str]) -> str:

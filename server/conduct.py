@@ -23,6 +23,8 @@ from server.alone import alone
 from server.arrivals import make_schedule
 from server.changes import Change, Recipe, accepted, recipe_of
 from server.classes import class_dice, to_csv
+from server.entrance import Entrance, Open
+from server.exports import Exports, exports_of
 from server.federation import Federation
 from server.loop import CannotContinue, CaseRows, Loop
 from server.metrics import Measured, final_metrics
@@ -41,7 +43,14 @@ MODEL, SUMMARY = "model.safetensors", "summary.json"
 PACKAGES = ("torch", "monai", "flwr", "ray", "numpy")
 
 
-def conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str] = (), asked: Run | None = None) -> dict[str, Measured]:
+def conduct(
+    sites: Sites,
+    run: Run,
+    folder: Path,
+    allow: Iterable[str] = (),
+    asked: Run | None = None,
+    entrance: Entrance | None = None,
+) -> dict[str, Measured]:
     """Run, or go on with, what `folder` holds; returns the metrics by id.
 
     Args:
@@ -50,6 +59,7 @@ def conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str] = (), ask
         folder: of this run alone.
         allow: keys that may differ from the recipe with which the run began (server.changes).
         asked: the run in the words of the person who asked for it, where `run` was made from that; none: `run` itself.
+        entrance: who waits for sites and turns some away; none: they are all there.
 
     Raises:
         server.loop.CannotContinue: a round could not be done, whatever the cause; what came before it is saved.
@@ -57,10 +67,10 @@ def conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str] = (), ask
             conducts this run.
     """
     with alone(folder):
-        return _conduct(sites, run, folder, allow, asked or run)
+        return _conduct(sites, run, folder, allow, asked or run, entrance or Open())
 
 
-def _conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str], asked: Run) -> dict[str, Measured]:
+def _conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str], asked: Run, entrance: Entrance) -> dict[str, Measured]:
     began = time.perf_counter()
     record = Record(folder)
     try:
@@ -77,17 +87,18 @@ def _conduct(sites: Sites, run: Run, folder: Path, allow: Iterable[str], asked: 
         remembered = Remembered(run.index, run.memory, run.sketch.size)
         if federation.index[0]:
             remembered.restore(*federation.index)
-        loop = Loop(run, folder, sites, schedule, strategy, record, remembered, _given_weights(run), began)
-        return _go_through(loop, federation)
+        loop = Loop(run, folder, sites, schedule, strategy, record, remembered, _given_weights(run), began, entrance)
+        with exports_of(asked, folder, federation.run) as exports:
+            return _go_through(loop, federation, exports)
     finally:
         record.close()
 
 
-def _go_through(loop: Loop, federation: Federation) -> dict[str, Measured]:
+def _go_through(loop: Loop, federation: Federation, exports: Exports) -> dict[str, Measured]:
     try:
         federation, rows = loop(federation)
         federation = federation.spend("total", time.perf_counter() - loop.clock)
-        return _leave_results(federation, rows, loop.run, loop.folder, loop.record)
+        return _leave_results(federation, rows, loop.run, loop.folder, loop.record, exports)
     except ValueError as error:
         if not (loop.folder / checkpoint.FOLDER).exists():  # the start found fault with what was asked
             raise
@@ -152,11 +163,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _leave_results(federation: Federation, rows: CaseRows, run: Run, folder: Path, record: Record) -> dict[str, Measured]:
+def _leave_results(
+    federation: Federation, rows: CaseRows, run: Run, folder: Path, record: Record, exports: Exports
+) -> dict[str, Measured]:
     streamed = sum(federation.known[site].cases for site in federation.arrived)
     held = sum(count for site, count in federation.held.items() if site not in federation.left)  # who leaves takes it along
     retained = held / streamed if streamed else 0.0
-    metrics = final_metrics(federation.results, rows, retained)
+    annotated = {site: known.classes for site, known in federation.known.items()}
+    metrics = final_metrics(federation.results, rows, retained, annotated)
     by_class = to_csv(class_dice(rows), federation.classes, federation.results.sites)
     write_whole(folder / "classes.csv", lambda draft: draft.write_text(by_class))
     for name, measured in metrics.items():
@@ -164,6 +178,7 @@ def _leave_results(federation: Federation, rows: CaseRows, run: Run, folder: Pat
     seconds = {f"seconds_{phase}": spent for phase, spent in federation.seconds.items() if phase != "total"}
     record.append("end", seconds=federation.seconds["total"], **seconds)
     save_model(federation, run, folder / MODEL)
+    exports.close("finished")  # before the run is: a killed one begins them anew
     summary: dict[str, Any] = {name: _or_null(measured.value) for name, measured in metrics.items()}
     summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     summary |= {"seed": run.seed, "versions": versions(), "seconds": federation.seconds}

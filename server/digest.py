@@ -41,13 +41,17 @@ class Digest:
     changes: list[Row]
     """Keys of the recipe that were changed on the way."""
     cases: list[Row]
-    """One row per stage, site, case and class."""
+    """One row per stage, site, case and class, of the sites that tell them."""
     metrics: dict[str, Measured]
     """By id; from R alone as long as the run is unfinished."""
     end: Row | None
     """None: the run is unfinished."""
     matrix: ResultMatrix
     config: str
+    sums: list[Row] = field(default_factory=list)
+    """One row per stage, site and class, of the sites that keep their cases' results at home."""
+    last_tested: str | None = None
+    """The last stage of which any result is known."""
     spent: Row = field(default_factory=dict)
     """The last "privacy" row: what the noised merges so far say of any one site; empty without noise."""
     uncertainty: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -76,12 +80,17 @@ class Digest:
     def classes(self) -> list[str]:
         """Every class, in the order in which sites brought them."""
         declared = [name for site in self.sites.values() for name in site.get("classes") or ()]
-        return list(dict.fromkeys((*declared, *(row["class"] for row in self.cases))))
+        return list(dict.fromkeys((*declared, *(row["class"] for row in (*self.cases, *self.sums)))))
 
     @property
     def last_cases(self) -> list[Row]:
         """The "case" rows of the last stage."""
-        return [row for row in self.cases if row["stage"] == self.cases[-1]["stage"]]
+        return [row for row in self.cases if row["stage"] == self.last_tested]
+
+    @property
+    def last_results(self) -> list[Row]:
+        """The "case" and the "class" rows of the last stage."""
+        return [*self.last_cases, *(row for row in self.sums if row["stage"] == self.last_tested)]
 
     @property
     def seconds(self) -> float:
@@ -137,6 +146,8 @@ def read_run(folder: Path) -> Digest:
         faults=_kind(rows, "fault"),
         changes=_kind(rows, "changed"),
         cases=_latest(_kind(rows, "case"), "stage", "site", "case", "class"),
+        sums=_latest(_kind(rows, "class"), "stage", "site", "class"),
+        last_tested=next((row["stage"] for row in reversed(_kind(rows, "case", "class"))), None),
         metrics=_metrics(rows, matrix),
         end=end[-1] if end else None,
         matrix=matrix,
@@ -178,7 +189,7 @@ def _checked(matrix: ResultMatrix) -> ResultMatrix:
     for name in matrix.sites:
         if not is_name(name):
             raise ValueError(f"{short(name)} is no name of a site")
-    for dice in (*matrix.values.ravel().tolist(), *matrix.own.values()):
+    for dice in (*matrix.values.ravel().tolist(), *matrix.own.values(), *matrix.probe.values()):
         if not (isnan(dice) or 0 <= dice <= 1):
             raise ValueError(f"{dice:g} is no Dice")
     return matrix

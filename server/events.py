@@ -5,6 +5,7 @@ from math import isfinite, isinf
 from typing import Any
 
 from facts import COUNTS, NAME, NAMES, ROUND, SHARE, TEXT, WHOLE, Kind, each, is_name, is_number, is_whole, named, why_odd
+from wire import CASE_METRICS
 
 MOVES = ("arrive", "pause", "return", "leave")
 PHASES = ("training", "evaluating", "personalising", "merging", "saving")
@@ -34,6 +35,7 @@ NEEDED: dict[str, dict[str, Kind]] = {
     "round": {"round": ROUND},
     "index": {"round": ROUND},
     "case": {**STAGE, **dict.fromkeys(("site", "case", "class"), NAME), "dice": SHARE},
+    "class": {**STAGE, **dict.fromkeys(("site", "class"), NAME), "dice.sum": REAL, "dice.cases": WHOLE},
     "result": {**STAGE, "site": NAME, "dice": SHARE},
     "metric": {"id": NAME, "value": MEASURED, "cells": WHOLE},
     "end": {"seconds": REAL},
@@ -42,7 +44,7 @@ NEEDED: dict[str, dict[str, Kind]] = {
 """What a row must say; None is said by a number that is none."""
 OPTIONAL: dict[str, dict[str, Kind]] = {
     "run": {"name": TEXT, **dict.fromkeys(("strategy", "memory", "versions"), MAPPING)},
-    "site": {"classes": NAMES, "cases": WHOLE, "tests": WHOLE},
+    "site": {"withholds": NAMES, "classes": NAMES, "cases": WHOLE, "tests": WHOLE},
     **dict.fromkeys(MOVES, STAGE),
     "train": {
         **dict.fromkeys(("draws", "steps", "dropped", "memory", "budget"), WHOLE),
@@ -50,6 +52,7 @@ OPTIONAL: dict[str, dict[str, Kind]] = {
         **dict.fromkeys(("loss_sum", "loss_weight", "seconds", "epsilon", "epsilon_total"), NUMBER),
         **dict.fromkeys(("memory_classes", "memory_domains"), COUNTS),
         "memory_arrived": ("whole numbers", each(is_whole)),
+        "withholds": NAMES,
     },
     "round": {"present": NAMES, "seconds": NUMBER},
     "index": {
@@ -67,6 +70,7 @@ OPTIONAL: dict[str, dict[str, Kind]] = {
     "fault": {"round": ROUND, **dict.fromkeys(("site", "task", "kind", "reason"), TEXT)},
     "changed": {"round": ROUND},
     "case": {**dict.fromkeys(("dice.all", "iou", "nsd"), SHARE), "hd95": NUMBER, "voxels": WHOLE},
+    "class": {f"{metric}.{part}": kind for metric in CASE_METRICS for part, kind in (("sum", REAL), ("cases", WHOLE))},
     "end": dict.fromkeys((f"seconds_{phase}" for phase in PHASES), REAL),
 }
 """What a row may say beside it, or leave empty."""

@@ -14,6 +14,8 @@ class Known:
     cases: int
     tests: int
     classes: tuple[str, ...]
+    withholds: tuple[str, ...] = ()
+    """What the site's own policy keeps at home (wire.WITHHELD)."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Federation:
     present: frozenset[str] = frozenset()
     """Who took part in the last round."""
     left: frozenset[str] = frozenset()
+    """Who has left for good, as the schedule says or by its own word."""
+    withdrawn: frozenset[str] = frozenset()
+    """Who has left by its own word: it is sent no more orders, whatever the schedule says."""
     silent: int = 0
     """Rounds in a row, up to the last, in which nobody answered."""
     stage: str | None = None
@@ -88,6 +93,7 @@ class Federation:
             "arrived": self.arrived,
             "present": sorted(self.present),
             "left": sorted(self.left),
+            "withdrawn": sorted(self.withdrawn),
             "silent": self.silent,
             "stage": self.stage,
             "results": _results_facts(self.results),
@@ -110,10 +116,11 @@ def from_facts(facts: dict[str, Any], state: State, index: Weights) -> Federatio
         state=state,
         roles=facts["roles"],
         classes=tuple(facts["classes"]),
-        known={site: Known(k["cases"], k["tests"], tuple(k["classes"])) for site, k in facts["known"].items()},
+        known={site: _known(known) for site, known in facts["known"].items()},
         arrived=tuple(facts["arrived"]),
         present=frozenset(facts["present"]),
         left=frozenset(facts["left"]),
+        withdrawn=frozenset(facts.get("withdrawn", ())),  # older checkpoints know of nobody
         silent=facts["silent"],
         stage=facts["stage"],
         results=_results(facts["results"]),
@@ -126,6 +133,10 @@ def from_facts(facts: dict[str, Any], state: State, index: Weights) -> Federatio
         record=facts["record"],
         recipe=facts["recipe"],
     )
+
+
+def _known(facts: dict[str, Any]) -> Known:
+    return Known(facts["cases"], facts["tests"], tuple(facts["classes"]), tuple(facts.get("withholds", ())))
 
 
 def _results_facts(matrix: ResultMatrix) -> list[tuple[str, dict[str, float]]]:

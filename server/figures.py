@@ -101,8 +101,11 @@ def dice_over_stages(matrix: ResultMatrix, tints: Colours) -> Figure:
     return with_legend(figure, axes)
 
 
-def forgetting(matrix: ResultMatrix, tints: Colours) -> Figure:
-    """drop(k, t): what is left of what was learnt at a site, by how many stages have passed since its arrival."""
+def forgetting(matrix: ResultMatrix, tints: Colours, reaches: Mapping[str, Sequence[float]] | None = None) -> Figure:
+    """drop(k, t): what is left of what was learnt at a site, by how many stages have passed since its arrival.
+
+    `reaches`: {site: how far the interval of each point of its curve reaches to either side}; drawn as bands.
+    """
     figure, axes = one_chart(3.3)
     dropped = drop(matrix)
     axes.axhline(0, color="#999999", linewidth=0.8)
@@ -113,6 +116,8 @@ def forgetting(matrix: ResultMatrix, tints: Colours) -> Figure:
             curve = dropped[start:, k]
             longest = max(longest, len(curve) - 1)
             axes.plot(np.arange(len(curve)), curve, dash(k), marker="o", markersize=4, color=tints[site], label=short(site))
+            half = np.array((reaches or {}).get(site, np.full(len(curve), nan)))
+            axes.fill_between(np.arange(len(curve)), curve - half, curve + half, color=tints[site], alpha=0.13, linewidth=0)
     axes.set(xlabel="stages since the site's arrival", ylabel="change in Dice, R[t,k] − R[k,k]", xlim=(-0.05, longest + 0.05))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     low, high = axes.get_ylim()

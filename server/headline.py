@@ -7,15 +7,18 @@ from typing import Any
 from server.digest import Digest, Row
 from server.metrics import Measured
 from server.page import duration, number, text
+from server.spread import case_dice, reach, reach_of_mean
 
 CHOICES = ("merge", "weigh", "share", "objective")
 NOTHING = Measured(float("nan"), 0)
+SAME = 1e-5
+"""R.csv has six decimals."""
 
 
 def headline(run: Digest) -> str:
     """Name, result in plain words, the numbers, and what was run."""
     tiles = [
-        (number(_value(run, "acc")), "mean Dice (acc)"),
+        (number(_value(run, "acc")), f"mean Dice (acc){_between(run)}"),
         (number(_value(run, "bwt.gem"), sign=True), "change since learnt (bwt.gem)"),
         (number(_value(run, "fgt.chaudhry")), "forgetting (fgt.chaudhry)"),
         (f"{len(run.matrix.sites or run.sites)} · {max(run.matrix.last, 0)} · {run.last_round}", "sites · stages · rounds"),
@@ -76,6 +79,18 @@ def _settings(given: Any) -> str:
     if not isinstance(given, Mapping) or not given:
         return ""
     return f" ({', '.join(f'{text(key)} {text(value)}' for key, value in given.items())})"
+
+
+def _between(run: Digest) -> str:
+    """What `acc` lies between as far as the test cases say; nothing if a site has too few."""
+    matrix = run.matrix
+    if matrix.last < 1:
+        return ""
+    found, accuracy = case_dice(run), _value(run, "acc")
+    if not abs(accuracy - float(matrix.values[-1].mean())) < SAME:
+        return ""  # it is no mean over all the sites
+    half = reach_of_mean([reach(found, matrix.stages[-1], site) for site in matrix.sites])
+    return f", 95&nbsp;% {number(accuracy - half)} to {number(accuracy + half)} over the test cases" if half == half else ""
 
 
 def _value(run: Digest, name: str) -> float:

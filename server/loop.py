@@ -1,7 +1,7 @@
 """A run, round by round: `Loop.round` is the whole story, the rest are its sentences."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -10,10 +10,13 @@ from typing import Any
 from configs.schema import Run
 from server import checkpoint
 from server.arrivals import ArrivalSchedule
-from server.federation import Federation, Known
+from server.entrance import Entrance, Open
+from server.federation import Federation
 from server.metrics import START, site_dice
 from server.orders import CannotContinue, Orders, of_its_classes
-from server.personal import personalised, write_results
+from server.personal import personalised, probed, write_results
+from server.pins import note_refusals
+from server.reception import Reception
 from server.record import Record
 from server.remembered import Remembered
 from server.sites import Sites
@@ -45,6 +48,8 @@ class Loop:
     """Initial weights and their classes by row, if they come from a file."""
     clock: float = field(default_factory=time.perf_counter)
     """Up to when the total of seconds is counted."""
+    entrance: Entrance = field(default_factory=Open)
+    """Who waits for sites, and turns some away."""
 
     def __post_init__(self) -> None:
         """The parts that need others."""
@@ -52,6 +57,7 @@ class Loop:
         facts = (self.strategy.share.home, self.schedule.rounds, self.run.faults.on_failure == "stop", deadline_s)
         self.orders = Orders(self.sites, self.record, *facts)
         self.turn = Turn(self.run, self.folder, self.orders, self.strategy, self.record, self.remembered)
+        self.reception = Reception(self.orders, self.record, self.remembered, {*self.run.arrivals.extra})
 
     def __call__(self, federation: Federation) -> tuple[Federation, CaseRows]:
         """All rounds that are left; the end state and the last evaluation's case rows."""
@@ -63,9 +69,9 @@ class Loop:
 
     def round(self, federation: Federation, number: int) -> Federation:
         """One order to the present sites, and one merge (or one per turn)."""
+        federation = self.meet(federation, number)
         clock = time.perf_counter()
-        federation = self.greet(federation, number)
-        present = self.schedule.present(number, self.sites.connected()) & federation.known.keys()
+        present = self.coming(federation, number, self.sites.connected())
         new = [site for site in self.schedule.in_order(present) if site not in federation.arrived]
         if self.hospitals(new):  # an arrival ends the stage before it
             federation, _ = self.end_stage(federation)
@@ -83,6 +89,7 @@ class Loop:
         if silent == MAX_SILENT:
             why = f"({failed[0].site}: {failed[0].reason})"
             raise CannotContinue(f"no site answered in round {number}, as in the round before {why}")
+        federation = self.reception.let_go(federation, number)
         if summary := self.remembered.summary(federation.live, federation.held):
             self.record.append("index", round=number, **summary)
         facts = {"present": sorted(present), **cost, "seconds": time.perf_counter() - clock}
@@ -94,9 +101,9 @@ class Loop:
     def start(self, federation: Federation) -> Federation:
         """Meet the sites, get the initial weights from the first, evaluate before training: R's row 0."""
         clock = time.perf_counter()
-        federation = self.greet(federation, 0).spend("greeting", time.perf_counter() - clock)  # engines start up in it
+        federation = self.meet(federation, 0).spend("greeting", time.perf_counter() - clock)  # engines start up in it
         rounds = range(1, self.schedule.rounds + 1)
-        first = next((there for r in rounds if (there := self.schedule.present(r, federation.known.keys()))), set())
+        first = next((there for r in rounds if (there := self.coming(federation, r, federation.known.keys()))), set())
         if not first:
             raise CannotContinue("no site is there to begin with")
         arriving = self.schedule.in_order(first)
@@ -120,17 +127,25 @@ class Loop:
             failures += failed
         raise CannotContinue(f"no initial weights: {failures[0].site}: {failures[0].reason}")
 
+    def meet(self, federation: Federation, number: int) -> Federation:
+        """Wait until enough of the sites are there that a round is meant for, and say hello to those who are new.
+
+        A gap in a script is not waited out. Who is turned away is recorded.
+        """
+        awaited, least = self.schedule.awaited(number), self.run.arrivals.at_least
+        among = None if awaited is None else awaited - federation.left - federation.withdrawn
+        while True:
+            if among is None or among:
+                self.entrance.wait(among, least if among is None else min(least, len(among)))
+            federation = self.greet(federation, number)
+            note_refusals(self.entrance.refusals(), self.record)
+            there = self.schedule.present(number, self.sites.connected()) & federation.known.keys()
+            if there - federation.withdrawn or among == set() or not self.entrance.again():
+                return federation
+
     def greet(self, federation: Federation, number: int) -> Federation:
         """Hello to whoever has connected since: each says its stream, test cases and classes."""
-        strangers = self.schedule.in_order(self.sites.connected() - federation.known.keys())
-        replies, _ = self.orders.ask({}, [self.orders.order(federation, site, "hello", number) for site in strangers])
-        known = dict(federation.known)
-        for site in (site for site in strangers if site in replies):
-            reply = replies[site]
-            known[site] = Known(reply.new_cases, int(reply.rows[0]["tests"]), reply.classes)
-            extra = site in self.run.arrivals.extra
-            self.record.append("site", site=site, **vars(known[site]), extra=extra)
-        return replace(federation, known=known)
+        return self.reception.greet(federation, number, self.sites.connected(), self.schedule.in_order)
 
     def note_presence(self, federation: Federation, number: int, present: frozenset[str], new: list[str]) -> Federation:
         """Who came, came back, paused and left; a stage is named after who came."""
@@ -169,7 +184,7 @@ class Loop:
         dice = {site: site_dice(replies[site].rows) if site in replies else float("nan") for site in columns}
         rows = [{**row, "site": site} for site, reply in replies.items() for row in reply.rows]
         for row in rows:
-            self.record.append("case", stage=stage, **row)
+            self.record.append("case" if "case" in row else "class", stage=stage, **row)
         for site, value in dice.items():
             if site in replies:
                 self.record.append("result", stage=stage, site=site, dice=value)
@@ -179,16 +194,26 @@ class Loop:
 
     def personalise(self, federation: Federation, rows: CaseRows) -> tuple[Federation, CaseRows]:
         """If the recipe wants it, and there was a last stage: what every site reaches with a model tuned to itself."""
-        steps = self.run.strategy.personalise
+        steps, probe = self.run.strategy.personalise, self.run.evaluate.probe
         if steps and rows:
             learnt = [site for site in self.tested(federation) if federation.held.get(site) and site in federation.live]
             federation = personalised(federation, learnt, steps, self.orders)
+        if probe and rows:
+            federation = probed(federation, self.tested(federation), probe, self.orders)
+        if (steps or probe) and rows:
             write_results(federation.results, self.folder)
         return federation, rows
 
+    def coming(self, federation: Federation, number: int, connected: Set[str]) -> Set[str]:
+        """Who takes part in a round. A hospital without a training case is held out: it never arrives, unless an extra client
+        trains on its cases, or nobody here has any: then the run evaluates a model at its sites, as they come."""
+        there = self.schedule.present(number, connected) & federation.known.keys() - federation.withdrawn
+        learning = {site for site, known in federation.known.items() if known.cases}
+        return there & learning if learning and not self.run.arrivals.extra else there
+
     def tested(self, federation: Federation) -> list[str]:
         """The connected hospitals that have test cases."""
-        connected = self.hospitals(self.sites.connected() & federation.known.keys())
+        connected = self.hospitals(self.sites.connected() & federation.known.keys() - federation.withdrawn)
         return sorted(site for site in connected if federation.known[site].tests)
 
     def hospitals(self, sites: Iterable[str]) -> list[str]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from server.digest import Digest, Row
+from server.diversity_section import diversity
 from server.evictions import KINDS, counts, nearest_id, reason
 from server.memory_figures import (
     OTHERS,
@@ -111,7 +112,7 @@ def on_the_wire(run: Digest) -> str:
     return "<h3>On the wire</h3>" + drawn + table(header, rows, range(1, len(header))) + (note if noisy else "")
 
 
-MEMORY: tuple[Callable[[Digest], str], ...] = (composition, uniqueness, evictions, on_the_wire)
+MEMORY: tuple[Callable[[Digest], str], ...] = (composition, diversity, uniqueness, evictions, on_the_wire)
 """The section's parts; each is HTML, or nothing where the run has nothing to say."""
 
 

@@ -1,24 +1,21 @@
 """What a run is worth: the result matrix R, and every metric by the id of its formula.
 
 Peers disagree on what "BWT" or "forgetting" means, so a number without an id means nothing. Empty cells of R (a site that
-was away, or that has no test cases) are left out, and every number says how many terms its mean had.
+was away, or that has no test cases) are left out, and every number says how many terms its mean had. A site that never
+arrives is held out: nobody trains on its cases, and it counts in `cross_domain` or `cross_task` alone.
 """
 
-import csv
-import io
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import exp, isnan, nan
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-START = "start"
-"""The name of R's first row: before training."""
-OWN = ".own"
-"""How the columns of R.csv end that hold the results of the sites' own models."""
+from server.matrix import START as START
+from server.matrix import ResultMatrix as ResultMatrix
+from server.sums import over_cases, sums_of_sites
+from wire import class_sums
 
 
 class Measured(NamedTuple):
@@ -28,86 +25,6 @@ class Measured(NamedTuple):
     """nan if there was nothing to average."""
     cells: int
     """How many sites (aia: cells of R; case metrics: cases x classes) entered."""
-
-
-@dataclass(frozen=True, eq=False)
-class ResultMatrix:
-    """R[t, k] = Dice on site k's test cases after stage t; row 0 is before training. A value: adding a row makes a new one."""
-
-    sites: tuple[str, ...] = ()
-    """The columns, in order of arrival."""
-    stages: tuple[str, ...] = ()
-    """The rows: "start", then the site or sites ("a+b") that arrived."""
-    values: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
-    """[T + 1, K] Dice, nan where a cell is empty."""
-    arrival: tuple[int, ...] = ()
-    """[K] the row in which each site arrived, its diagonal; 0: it never did."""
-    own: Mapping[str, float] = field(default_factory=dict)
-    """{site: Dice of the last model after the site tuned it to itself}; no cell of R, and part of `acc.own` alone."""
-
-    def __post_init__(self) -> None:
-        """Names and values must fit each other."""
-        assert self.values.shape == (len(self.stages), len(self.sites)), "R's names do not fit its values"
-        assert len(self.arrival) == len(self.sites), "R's arrivals do not fit its columns"
-
-    def with_row(self, stage: str, dice: Mapping[str, float]) -> Self:
-        """R after one more stage. A site named for the first time gets a column whose earlier rows are empty."""
-        sites = (*self.sites, *(site for site in dice if site not in self.sites))
-        values = np.full((len(self.stages) + 1, len(sites)), nan)
-        values[:-1, : len(self.sites)] = self.values
-        values[-1] = [dice.get(site, nan) for site in sites]
-        stages = (*self.stages, stage)
-        return type(self)(sites, stages, values, _arrivals(sites, stages))
-
-    def to_csv(self) -> str:
-        """R as text: `stage,<site>,...`, one line per stage, 6 decimals, nothing where a cell is empty.
-
-        What the sites' own models reach stands in the last line, in columns `<site>.own`.
-        """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["stage", *self.sites, *(f"{site}{OWN}" for site in self.own)])
-        for t, (stage, row) in enumerate(zip(self.stages, self.values, strict=True)):
-            own = self.own.values() if t == self.last else [nan] * len(self.own)
-            writer.writerow([stage, *("" if isnan(value) else f"{value:.6f}" for value in (*row, *own))])
-        return text.getvalue()
-
-    @classmethod
-    def from_csv(cls, text: str, arrival: Sequence[int] | None = None) -> Self:
-        """The inverse of `to_csv`; who arrived when is read from the stages' names unless it is given.
-
-        Raises:
-            ValueError: the text is no result matrix.
-        """
-        rows = list(csv.reader(io.StringIO(text)))
-        if not rows or rows[0][:1] != ["stage"]:
-            raise ValueError("no result matrix: the first line should be `stage,<site>,<site>,...`")
-        columns, stages = rows[0][1:], tuple(row[0] for row in rows[1:] if row)
-        sites = tuple(name for name in columns if not _is_own(name, columns))
-        try:
-            cells = [[float(cell) if cell else nan for cell in row[1:]] for row in rows[1:] if row]
-            values = np.array(cells, np.float64).reshape(len(stages), len(columns))
-        except ValueError as error:
-            raise ValueError(f"no result matrix: {error}") from None
-        last = dict(zip(columns, values[-1].tolist() if stages else (), strict=False))
-        own = {name.removesuffix(OWN): dice for name, dice in last.items() if _is_own(name, columns)}
-        values = values[:, [column for column, name in enumerate(columns) if not _is_own(name, columns)]]
-        return cls(sites, stages, values, _arrivals(sites, stages) if arrival is None else tuple(arrival), own)
-
-    @property
-    def last(self) -> int:
-        """T, the index of the last row."""
-        return len(self.stages) - 1
-
-
-def _is_own(column: str, columns: Sequence[str]) -> bool:
-    return column.endswith(OWN) and column.removesuffix(OWN) in columns
-
-
-def _arrivals(sites: Sequence[str], stages: Sequence[str]) -> tuple[int, ...]:
-    """[K] the first stage, counted from 1, whose name holds the site; 0 if none does."""
-    named = [{stage, *stage.split("+")} for stage in stages]
-    return tuple(next((t for t in range(1, len(named)) if site in named[t]), 0) for site in sites)
 
 
 # Metrics of R ----------------------------------------------------------------------------------------------------
@@ -129,8 +46,8 @@ def drop(matrix: ResultMatrix) -> NDArray[np.float64]:
 
 
 def acc(matrix: ResultMatrix) -> Measured:
-    """mean_k R[T,k]"""
-    return mean(matrix.values[-1] if matrix.stages else ())
+    """mean_k R[T,k] over the sites that were learnt"""
+    return mean(at_the_end(matrix, matrix.learnt).values())
 
 
 def aia(matrix: ResultMatrix) -> Measured:
@@ -176,9 +93,42 @@ def _then_and_now(matrix: ResultMatrix) -> list[tuple[float, float]]:
     ]
 
 
+def at_the_end(matrix: ResultMatrix, sites: Collection[str]) -> dict[str, float]:
+    """{site: R[T, site]} of these sites, in order of arrival; nan where the cell is empty."""
+    last = matrix.values[-1].tolist() if matrix.stages else ()
+    return {site: dice for site, dice in zip(matrix.sites, last, strict=False) if site in sites}
+
+
 def acc_own(matrix: ResultMatrix) -> Measured:
     """mean_k of the Dice that site k's own model reaches there"""
     return mean(matrix.own.values())
+
+
+# Sites that were held out (Hong et al., 2023, arXiv:2303.06580) -----------------------------------------------------------
+
+
+def held_out(matrix: ResultMatrix, classes: Mapping[str, Collection[str]]) -> dict[str, tuple[str, ...]]:
+    """{site that never arrived: those of its classes that no site taught}: none of them, and it is another domain alone.
+
+    `classes` are what each site annotates; a site of which it does not say that is left out.
+    """
+    taught = {name for site in matrix.learnt for name in classes.get(site, ())}
+    new = {site: tuple(name for name in classes[site] if name not in taught) for site in matrix.sites if site in classes}
+    return {site: names for site, names in new.items() if site not in matrix.learnt}
+
+
+def generalisation(matrix: ResultMatrix, untaught: Mapping[str, Collection[str]]) -> dict[str, Measured]:
+    """`in_domain`, `cross_domain` and `cross_task`, the last two with their probes if there are any, from `held_out`'s word."""
+    kinds = {
+        "cross_domain": [site for site, names in untaught.items() if not names],
+        "cross_task": [site for site, names in untaught.items() if names],
+    }
+    metrics = {"in_domain": acc(matrix)}
+    for name, sites in kinds.items():
+        metrics[name] = mean(at_the_end(matrix, sites).values())
+        if matrix.probe:
+            metrics[f"{name}.probe"] = mean(matrix.probe.get(site) for site in sites)
+    return metrics
 
 
 METRICS: dict[str, Callable[[ResultMatrix], Measured]] = {
@@ -192,7 +142,7 @@ METRICS: dict[str, Callable[[ResultMatrix], Measured]] = {
 }
 
 MEANINGS = {
-    "acc": "mean Dice over the sites at the end",
+    "acc": "mean Dice at the end over the sites that were learnt",
     "aia": "mean over the stages of the mean Dice over the sites known by then",
     "bwt.gem": "change since a site was learnt, in Dice (below 0: forgotten)",
     "bwt.lifelong": "change since a site was learnt, relative to what was learnt",
@@ -200,6 +150,12 @@ MEANINGS = {
     "fgt.chaudhry": "loss since a site's best stage, in Dice (above 0: forgotten)",
     "plasticity": "mean Dice on a site when it has just been learnt",
     "acc.own": "mean Dice over the sites at the end, each with the last model tuned to its own memory",
+    "in_domain": "mean Dice at the end over the sites whose cases were trained on (the same as acc)",
+    "cross_domain": "mean Dice at the end over the held-out sites all of whose classes other sites taught",
+    "cross_task": "mean Dice at the end over the held-out sites with a class that nobody taught (that class's part is 0, or "
+    "chance: its row of the head is as it was drawn)",
+    "cross_domain.probe": "the same as cross_domain, each site with a copy of the last model tuned to its own training cases",
+    "cross_task.probe": "the same as cross_task, each site with a copy of the last model tuned to its own training cases",
     "dice": "mean over test cases and classes whose label has the class",
     "dice.all": "the same, also counting absent classes: 1 if the prediction lacks them too, else 0",
     "hd95": "95th percentile of the surface distance, mm (below is better)",
@@ -214,12 +170,9 @@ MEANINGS = {
 def site_dice(rows: Iterable[Mapping[str, Any]]) -> float:
     """One cell of R: the mean over a site's classes of the mean over its cases whose label has the class.
 
-    `rows` are the "case" rows of one site and stage; nan if no label has any class.
+    `rows` are the "case" or "class" rows of one site and stage, which give the same bits; nan if no label has any class.
     """
-    by_class: dict[str, list[float | None]] = defaultdict(list)
-    for row in rows:
-        by_class[row["class"]].append(row["dice"])
-    return mean(mean(values).value for values in by_class.values()).value
+    return mean(over_cases([row])[0] for row in class_sums(rows)).value
 
 
 def normdel(mean_iou: float, retained: float) -> float:
@@ -230,14 +183,23 @@ def normdel(mean_iou: float, retained: float) -> float:
     return 1 / (1 + exp(-mean_iou * exp(-retained)))
 
 
-def final_metrics(matrix: ResultMatrix, rows: Sequence[Mapping[str, Any]], retained: float) -> dict[str, Measured]:
-    """Every metric by id after the last stage; `acc.own` where sites tuned models of their own.
+def final_metrics(
+    matrix: ResultMatrix,
+    rows: Sequence[Mapping[str, Any]],
+    retained: float,
+    classes: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, Measured]:
+    """Every metric by id after the last stage; `acc.own` where sites tuned models of their own, `in_domain` and what belongs
+    to it where sites were held out.
 
-    `rows` are all "case" rows of that stage; the case metrics are plain means over cases and classes, where `acc`
-    gives each site the same weight. `retained` is as in `normdel`.
+    `rows` are all "case" and "class" rows of that stage; the case metrics are plain means over cases and classes, where
+    `acc` gives each site the same weight. `retained` is as in `normdel`. `classes`: what each site annotates.
     """
     metrics = {name: metric(matrix) for name, metric in METRICS.items()}
     metrics |= {"acc.own": acc_own(matrix)} if matrix.own else {}
-    metrics |= {name: mean(row.get(name) for row in rows) for name in ("dice", "dice.all", "hd95", "nsd")}
-    iou = mean(row.get("iou") for row in rows)
+    if untaught := held_out(matrix, classes or {}):
+        metrics |= generalisation(matrix, untaught)
+    sums = sums_of_sites(row for row in rows if row.get("site") not in {*matrix.sites} - {*matrix.learnt})
+    metrics |= {name: Measured(*over_cases(sums, name)) for name in ("dice", "dice.all", "hd95", "nsd")}
+    iou = Measured(*over_cases(sums, "iou"))
     return metrics | {"normdel": Measured(normdel(iou.value, retained), iou.cells)}

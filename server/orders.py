@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from facts import short
@@ -52,6 +52,8 @@ class Orders:
     """Whether a site's failure ends the run."""
     deadline_s: float = math.inf
     """Seconds that a site may take over an order; only told to people."""
+    leaving: set[str] = field(default_factory=set)
+    """Sites whose last reply said that they leave for good."""
 
     def order(self, federation: Federation, site: str, task: Task, number: int) -> Order:
         """An order to a site as the federation stands."""
@@ -94,7 +96,10 @@ class Orders:
             first = failures[0]
             facts = f"{first.site} failed to {first.task} in round {first.round} ({first.kind}: {first.reason})"
             raise CannotContinue(f"{facts}; faults.on_failure is stop")
-        return {answer.site: answer for answer in answers if isinstance(answer, Reply)}, failures
+        replies = {answer.site: answer for answer in answers if isinstance(answer, Reply)}
+        self.leaving.difference_update(replies)
+        self.leaving.update(site for site, reply in replies.items() if reply.leaving)
+        return replies, failures
 
     def waiting(self, orders: Sequence[Order]) -> Waiting:
         """Lets people see who is waited for."""

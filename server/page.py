@@ -10,27 +10,37 @@ from math import isnan
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from server.script import SCRIPT, SOURCE
+from server.script import SCRIPT, source
 from server.style import STYLE
 
 HEAVY_SVG = 150_000
 """Bytes past which a drawing is embedded as pixels."""
 
-POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {SOURCE}"
+POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {source(SCRIPT)}"
 """What a browser may load for this page: nothing but what is in it; and it runs no script but ours."""
 
 
-def page(title: str, body: Iterable[str], style: str = "") -> str:
-    """A whole document. `body` is HTML, `style` more CSS; its policy forbids everything that is not in the file."""
+def page(title: str, body: Iterable[str], style: str = "", script: str = "", policy: str = POLICY, more: str = "") -> str:
+    """A whole document, which loads nothing that is not in it.
+
+    Args:
+        title: text.
+        body: HTML.
+        style: more CSS.
+        script: another script, after the one that every page has.
+        policy: what the browser may load; with `script` one that names it.
+        more: HTML for the head.
+    """
     head = [
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         f"<title>{text(title)}</title>",
         f"<style>{STYLE}{style}</style>",
     ]
-    lines = ["<!doctype html>", '<html lang="en">', "<head>", *head, "</head>", "<body>", *body]
-    lines += [f"<script>{SCRIPT}</script>", "</body>", "</html>"]
+    lines = ["<!doctype html>", '<html lang="en">', "<head>", *head, *([more] if more else []), "</head>", "<body>", *body]
+    lines += [f"<script>{part}</script>" for part in (SCRIPT, script) if part]
+    lines += ["</body>", "</html>"]
     return "\n".join(lines) + "\n"
 
 

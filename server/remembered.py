@@ -32,6 +32,8 @@ class Remembered:
         """Quotas in the orders that are out."""
         self._centred = False
         """Whether those orders said where to centre."""
+        self._apart: set[str] = set()
+        """Sites that keep their sketches at home: they are told nothing of the others', and count as others do on average."""
 
     # What a site is told ------------------------------------------------------------------------------------------------
 
@@ -69,8 +71,9 @@ class Remembered:
         quotas, replays = self.quotas(live), self.replays(asked, replay_steps)
         mu_E = self._mu()
         self._asked, self._centred = {site: quotas[site] for site in asked}, mu_E is not None
-        told = {site: self._uniqueness_of(site) | {"mu_E": mu_E} if self.recipe.on else {} for site in asked}
-        return {site: {"quota": quotas[site], "replay": replays.get(site), **told[site]} for site in asked}
+        compared = [site for site in asked if self.recipe.on and site not in self._apart]
+        told = {site: self._uniqueness_of(site) | {"mu_E": mu_E} for site in compared}
+        return {site: {"quota": quotas[site], "replay": replays.get(site), **told.get(site, {})} for site in asked}
 
     def _uniqueness_of(self, site: str) -> dict[str, Any]:
         told: dict[str, Any] = {}
@@ -94,18 +97,32 @@ class Remembered:
 
     # What the sites tell ------------------------------------------------------------------------------------------------
 
+    def meet(self, reply: Reply) -> None:
+        """Hear whether a site keeps its sketches at home; if it does, what the index held of it goes."""
+        if "sketches" not in reply.withholds:
+            self._apart.discard(reply.site)
+            return
+        self._apart.add(reply.site)
+        self._means.pop(reply.site, None)
+        if self.index.count(reply.site):
+            self.index.add(reply.site, (), np.zeros((0, self.size), np.int8), reply.round)
+
     def take(self, reply: Reply) -> str | None:
         """Take in a reply's sketches; why they are refused, in words, or None. The update counts either way."""
         if reply.rows[0].get("stream_left") == 0:
             self._over.add(reply.site)
         if not self.recipe.on:
             return None
+        alone = reply.site in self._apart  # it was not told where to centre
+        self.meet(reply)
+        if reply.site in self._apart:
+            return None
         if reply.sketches_NE is None:
             if reply.rows[0]["memory"]:
                 return "it sent no sketches"
             self.index.add(reply.site, (), np.zeros((0, self.size), np.int8), reply.round)
             return None
-        return self._why_no_sketches(reply) or self._why_no_mean(reply) or self._keep(reply)
+        return self._why_no_sketches(reply) or self._why_no_mean(reply) or self._keep(reply, alone)
 
     def _why_no_sketches(self, reply: Reply) -> str | None:
         numbers = [int(length) for length in getattr(reply.sketches_NE, "shape", ())][1:]
@@ -117,11 +134,11 @@ class Remembered:
         length = next((len(mean_E) for _, mean_E in self._means.values()), None)  # also before there is anything in the index
         return refusal(reply.ids, reply.sketches_NE, length, None)
 
-    def _keep(self, reply: Reply) -> str | None:
+    def _keep(self, reply: Reply, alone: bool) -> str | None:
         """The mean, and the sketches if all were centred alike: in a run's first round each site used its own mean."""
         if len(reply.ids):
             self._means[reply.site] = (len(reply.ids), np.asarray(reply.mean_E, np.float64))
-        if not self._centred:
+        if not self._centred or alone:
             return None
         return self.index.add(reply.site, reply.ids, np.asarray(reply.sketches_NE), reply.round)
 
@@ -181,7 +198,8 @@ class Remembered:
         facts, tensors = self.index.state()
         means = {f"mean|{site}": mean_E for site, (_, mean_E) in self._means.items()}
         counts = {site: count for site, (count, _) in self._means.items()}
-        return {"index": facts, "counts": counts, "over": sorted(self._over)}, {**tensors, **means}
+        said = {"over": sorted(self._over), "apart": sorted(self._apart)}
+        return {"index": facts, "counts": counts, **said}, {**tensors, **means}
 
     def restore(self, facts: Mapping[str, Any], tensors: Weights) -> None:
         """The inverse of `state`."""
@@ -189,7 +207,7 @@ class Remembered:
         rest = {name: tensor for name, tensor in tensors.items() if name not in means}
         self.index = UniquenessIndex.from_state(facts["index"], rest)
         self._means = {site: (count, means[f"mean|{site}"]) for site, count in facts["counts"].items()}
-        self._over = set(facts["over"])
+        self._over, self._apart = set(facts["over"]), set(facts.get("apart", ()))
 
 
 def evenly(sites: Sequence[str], total: int) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Whether a reply can be used: whatever a site sends, the run goes on."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,25 @@ import numpy as np
 from facts import NAME, NAMES, NUMBER, SHARE, WHOLE, Kind, each, is_name, is_number, is_whole, named, short, why_odd
 from server.sites import one_line
 from strategies.base import Weights
-from wire import EVICTED_KEYS, MOST_DOMAINS, PRIVACY_KEYS, ROW_KEYS, Failure, Reply
+from wire import (
+    CASE_KEYS,
+    CASE_METRICS,
+    CLASS_KEYS,
+    EVICTED_KEYS,
+    MOST_DOMAINS,
+    PRIVACY_KEYS,
+    ROW_KEYS,
+    WITHHELD,
+    Failure,
+    Reply,
+)
 
 RESERVED = {"event", "round", "site", "stage"}
 """What the server writes into the record beside a site's own words."""
-NEEDED = {"hello": {"tests"}, "train": {"memory"}, "evaluate": {"case", "class", "dice"}}
+NEEDED = {"hello": {"tests"}, "train": {"memory"}, "evaluate": {"class"}}
 """What a row must say, by task."""
+OF_CASE, OF_CLASS = {"case", "class", "dice"}, {"class", "dice.sum", "dice.cases"}
+"""The same of an evaluation's row on a test case, and of one on a class, of a site that keeps its cases' results at home."""
 
 ROLES = {"body", "norm", "head"}
 MOST_ROWS = 200_000
@@ -52,7 +66,10 @@ ENVELOPE: dict[str, Kind] = {
     "ids": NAMES,
     "classes": ("a list of names", each(is_name, MOST_CLASSES)),
     "roles": ("names by tensor", named(is_name)),
+    "withholds": (f"a list of {', '.join(WITHHELD)}", each(WITHHELD.__contains__, len(WITHHELD))),
+    "leaving": ("true or false", lambda value: isinstance(value, bool)),
 }
+SUM: Kind = ("a sum from 0", lambda value: value is not None and is_number(value) and value >= 0)
 ROWS: dict[str, dict[str, Kind]] = {
     "hello": {"tests": _up_to(MOST_CASES)},
     "train": {
@@ -71,6 +88,8 @@ ROWS: dict[str, dict[str, Kind]] = {
         **dict.fromkeys(("dice", "dice.all", "iou", "nsd"), SHARE),
         "hd95": NUMBER,
         "voxels": WHOLE,
+        **{f"{metric}.sum": SUM for metric in CASE_METRICS},
+        **{f"{metric}.cases": _up_to(MOST_CASES) for metric in CASE_METRICS},
     },
 }
 """What the server and its report read from rows, by task; wire.ROW_KEYS is all they may say."""
@@ -87,7 +106,29 @@ def why_incomplete(reply: Reply) -> str | None:
     for row in reply.rows:
         if odd := _why_no_row(row, reply.task):
             return odd
+    if reply.task == "evaluate" and (odd := _why_no_results(reply.rows)):
+        return odd
     return _why_no_model(reply) if reply.task == "init" else None
+
+
+def _why_no_results(rows: tuple[dict[str, Any], ...]) -> str | None:
+    """Why rows of an evaluation are neither all of cases nor one for each class, or say sums of what cannot be."""
+    forms = {"case" in row for row in rows}
+    if len(forms) > 1:
+        return "some of its rows are of cases, some of classes"
+    keys, needed = (CASE_KEYS, OF_CASE) if True in forms else (CLASS_KEYS, OF_CLASS)
+    for row in rows:
+        if missing := sorted(needed - row.keys()):
+            return f"its rows do not say {missing[0]!r}"
+        if odd := sorted(row.keys() - {*keys}):
+            return f"its rows say {odd[0]!r} beside {'a case' if True in forms else 'sums'}"
+        for metric in (metric for metric in CASE_METRICS if f"{metric}.sum" in row):
+            most = inf if metric == "hd95" else row.get(f"{metric}.cases", 0)
+            if f"{metric}.cases" not in row or row[f"{metric}.sum"] > most:
+                return f"its sum of {metric} over {row.get(f'{metric}.cases', 'no')} cases is {row[f'{metric}.sum']:g}"
+    if False in forms and len({row["class"] for row in rows}) < len(rows):
+        return "it sums up a class twice"
+    return None
 
 
 def _why_no_model(reply: Reply) -> str | None:

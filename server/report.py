@@ -1,7 +1,7 @@
 """report.html: what a run did, in one file that needs no network, on a screen or on paper."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +17,17 @@ from server.figures import (
     loss_over_rounds,
     timeline,
 )
+from server.generalisation import how_far
 from server.headline import headline
+from server.home_section import kept_at_home
 from server.memory_section import MEMORY
 from server.metrics import MEANINGS, START, Measured, mean
 from server.page import duration, embed, number, page, section, size, swatch, table, text
 from server.palette import class_colours, site_colours
+from server.repeat import again
+from server.site_table import site_table
+from server.spread import reaches
+from server.worst_section import worst
 
 __all__ = ["read_record", "write_report"]
 
@@ -35,12 +41,16 @@ def write_report(folder: Path, uncertainty: dict[str, dict[str, int]] | None = N
         ValueError: the folder is no run's, or its record or R cannot be read.
     """
     run = replace(read_run(Path(folder)), uncertainty=uncertainty or {})
-    sections = [make(run) for make in SECTIONS]
     path = run.folder / "report.html"
     half = path.with_suffix(".html.part")
-    half.write_text(page(f"{run.name} · SiteStream", [part for part in sections if part]), encoding="utf-8")
+    half.write_text(page(f"{run.name} · SiteStream", sections_of(run)), encoding="utf-8")
     os.replace(half, path)
     return path
+
+
+def sections_of(run: Digest) -> Iterator[str]:
+    """The report's sections as HTML, those that have something to say; each is made when it is asked for."""
+    return filter(None, (make(run) for make in SECTIONS))
 
 
 # Sections: each is HTML, or nothing where the run has nothing to say --------------------------------------------------
@@ -70,7 +80,7 @@ def results(run: Digest) -> str:
     if matrix.last >= 1:
         caption = "A disc marks the arrival; dotted, before it: what the model can do without having seen the site."
         parts += ["<h3>Dice per site over the stages</h3>", embed(dice_over_stages(matrix, tints), "Dice per site", caption)]
-    return section("Results", "".join(parts))
+    return section("Results", "".join([*parts, site_table(run)]))
 
 
 def own_models(run: Digest) -> str:
@@ -92,12 +102,13 @@ def own_models(run: Digest) -> str:
 def forgotten(run: Digest) -> str:
     if not any(1 <= start < run.matrix.last for start in run.matrix.arrival):
         return section("Forgetting", '<p class="soft">No site was followed by another, so nothing can be forgotten.</p>')
-    caption = "Below zero: forgotten. Sites of the last stage have no curve yet."
-    return section("Forgetting", embed(forgetting(run.matrix, site_colours(run)), "Change in Dice since arrival", caption))
+    caption = "Below zero: forgotten; bands: 95 % over the site's test cases. Sites of the last stage have no curve yet."
+    drawn = forgetting(run.matrix, site_colours(run), reaches(run))
+    return section("Forgetting", embed(drawn, "Change in Dice since arrival", caption))
 
 
 def classes(run: Digest) -> str:
-    rows = run.last_cases
+    rows = run.last_results
     if not rows:
         return ""
     dice, sites = class_dice(rows), [site for site in run.matrix.sites if any(row["site"] == site for row in rows)]
@@ -143,7 +154,7 @@ def provenance(run: Digest) -> str:
     end = run.end or {}
     spent = ", ".join(f"{phase} {duration(end[key])}" for phase in PHASES if (key := f"seconds_{phase}") in end)
     parts = [
-        f"<p>To run it again:</p><pre>python run_sim.py run {text(run.folder)}/config.yaml</pre>",
+        again(run),
         f"<p>Versions: {versions}.</p>" if versions else "",
         f"<p>Time: {duration(end['seconds'])} in all ({spent}).</p>" if spent else "",
         f"<h3>Configuration</h3><pre>{text(run.config)}</pre>" if run.config else "",
@@ -157,10 +168,13 @@ SECTIONS: tuple[Callable[[Digest], str], ...] = (
     results,
     forgotten,
     classes,
+    how_far,
     own_models,
     memory,
     training,
+    worst,
     cases,
+    kept_at_home,
     metrics,
     went_wrong,
     provenance,

@@ -11,6 +11,8 @@ const NAMES = new Intl.Collator("en", { numeric: true });
 
 // What a cell is sorted by: its first number, or its text; null where there is nothing, which always comes last.
 function key(cell, numeric) {
+  const moment = cell.querySelector("[data-at]"); // a moment of a page that is live: by its age
+  if (moment) return -moment.dataset.at;
   const said = cell.textContent.trim();
   if (["", "-", "\u2013"].includes(said)) return null;
   if (!numeric) return said;
@@ -56,9 +58,15 @@ function scrollable(box) {
   box.hidden = false;
 }
 
-for (const table of document.querySelectorAll("table.sorts")) if (table.tBodies[0].rows.length > 1) sortable(table);
-document.querySelectorAll(".scroller").forEach(scrollable);
+function enliven(part) {
+  for (const table of part.querySelectorAll("table.sorts")) if (table.tBodies[0].rows.length > 1) sortable(table);
+  part.querySelectorAll(".scroller").forEach(scrollable);
+}
+
+enliven(document);
 """
 
-SOURCE = f"'sha256-{b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'"
-"""What a content security policy must name so that this script runs, and no other."""
+
+def source(script: str) -> str:
+    """What a content security policy must name so that this script runs, and no other."""
+    return f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

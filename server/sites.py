@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 
 import packing
 from configs.site import is_site_name
+from server.pins import Node, Pins, node_of
 from server.waiting import Reminder, clock, named
 from strategies.base import Weights
 from wire import Failure, FailureKind, Order, Reply
@@ -36,6 +37,10 @@ AGAIN = 100
 LOG = logging.getLogger("sitestream")
 LONGEST = 300
 """Characters of a failure's reason."""
+REFUSALS = ("OtherVersion",)
+"""What a site's app raises that is no crash (configs/bundle.py)."""
+LOOK_S = 3.0
+"""Seconds between two looks at whether the nodes that have not answered were started anew."""
 
 
 class Sites(Protocol):
@@ -62,13 +67,21 @@ class GridSites:
         pause_s: seconds between two looks for replies when there was none; 0 for a grid that waits by itself.
         max_reply_mb: a larger reply (10^6 bytes) is invalid, unread.
         watch_s: seconds of silence after which the log says who is being waited for.
+        pins: whose name is whose; none: the grid's names are sure.
     """
 
     def __init__(
-        self, grid: Grid, *, deadline_s: float, pause_s: float, max_reply_mb: float = math.inf, watch_s: float = 60.0
+        self,
+        grid: Grid,
+        *,
+        deadline_s: float,
+        pause_s: float,
+        max_reply_mb: float = math.inf,
+        watch_s: float = 60.0,
+        pins: Pins | None = None,
     ) -> None:
         self.grid, self.deadline_s, self.pause_s = grid, deadline_s, pause_s
-        self.max_reply_mb, self.watch_s = max_reply_mb, watch_s
+        self.max_reply_mb, self.watch_s, self.pins = max_reply_mb, watch_s, pins
         self._strange: set[str] = set()
 
     def connected(self) -> set[str]:
@@ -76,10 +89,14 @@ class GridSites:
         return set(self._nodes())
 
     def ask(self, shared: Weights, orders: Iterable[Order]) -> Iterator[Reply | Failure]:
-        """Send the orders, the shared weights packed once, and yield each answer when it comes."""
-        waiting, failures = self._push(packing.pack_weights(shared), orders)
+        """Send the orders, the shared weights packed once, and yield each answer when it comes.
+
+        A node that was started anew since has lost its order (Flower gives none twice): over a network it is given again.
+        """
+        nodes, whole = self._nodes(), list(orders) if self.pins else orders
+        waiting, failures = self._push(packing.pack_weights(shared), whole, nodes)
         yield from failures
-        began = heard = time.monotonic()
+        began = heard = looked = time.monotonic()
         reminder = Reminder(self.watch_s)
         while waiting and (left := began + self.deadline_s - time.monotonic()) > 0:
             before = len(waiting)
@@ -87,28 +104,33 @@ class GridSites:
                 yield answer
                 del answer
                 heard = time.monotonic()
+            if self.pins and time.monotonic() - looked > LOOK_S:
+                yield from self._give_again(shared, whole, waiting, nodes)
+                looked = time.monotonic()
             if reminder.due(time.monotonic() - heard):
                 LOG.warning(_still_waiting(waiting, left))
             if len(waiting) == before:
                 time.sleep(max(0.0, min(self.pause_s, left)))
-        for order in waiting.values():
+        for order in {order.site: order for order in waiting.values()}.values():
             yield _failure(order, "late", f"no answer within {self.deadline_s:g} s")
 
-    def _nodes(self) -> dict[str, int]:
-        nodes = {node.name: node.node_id for node in self.grid.get_nodes() if node.name}
-        strange = {name for name in nodes if not is_site_name(name)}
+    def _nodes(self) -> dict[str, Node]:
+        nodes = [node_of(info) for info in self.grid.get_nodes() if info.name]
+        strange = {node.name for node in nodes if not is_site_name(node.name)}
         for name in sorted(strange - self._strange):
             LOG.warning("the node %r is ignored: its name is no site name (letters, digits, '-' and '_')", name)
         self._strange |= strange
-        return {name: node for name, node in nodes.items() if name not in strange}
+        sound = [node for node in nodes if node.name not in strange]
+        return self.pins.owners(sound) if self.pins else {node.name: node for node in sound}
 
-    def _push(self, record: ArrayRecord, orders: Iterable[Order]) -> tuple[dict[str, Order], list[Failure]]:
+    def _push(
+        self, record: ArrayRecord, orders: Iterable[Order], nodes: Mapping[str, Node]
+    ) -> tuple[dict[str, Order], list[Failure]]:
         """Orders by message id, and those that could not be sent.
 
         One message at a time, so that no two sites' own tensors are in memory together; Flower's grid walks through its
         argument twice, so it must be a list.
         """
-        nodes = self._nodes()
         waiting: dict[str, Order] = {}
         failures = []
         for order in orders:
@@ -116,12 +138,26 @@ class GridSites:
             if order.site not in nodes:
                 failures.append(_failure(small, "lost", "the site is not connected"))
                 continue
-            ids = list(self.grid.push_messages([self._message(order, record, nodes[order.site])]))
+            ids = list(self.grid.push_messages([self._message(order, record, nodes[order.site].id)]))
             if ids and ids[0]:
                 waiting[ids[0]] = small
             else:
                 failures.append(_failure(small, "lost", "the order could not be sent (too large?)"))
         return waiting, failures
+
+    def _give_again(
+        self, shared: Weights, orders: Iterable[Order], waiting: dict[str, Order], nodes: dict[str, Node]
+    ) -> Iterator[Failure]:
+        """The orders of nodes that were started since, a second time; the first may still be answered, and then counts."""
+        now, asked = self._nodes(), {order.site for order in waiting.values()}
+        anew = {site for site in asked & now.keys() if now[site].activated != nodes[site].activated}
+        for order in (order for order in orders if order.site in anew):
+            nodes[order.site] = now[order.site]
+            again, _ = self._push(packing.pack_weights(shared), [order], now)
+            waiting |= again
+            if again:
+                reason = "its node has connected anew since the order was given; the order is given again"
+                yield replace(_failure(order, "lost", reason), again=True)
 
     def _message(self, order: Order, record: ArrayRecord, node: int) -> Message:
         kind = order.task if order.task in ("train", "evaluate") else "query"
@@ -135,8 +171,13 @@ class GridSites:
             answer = self._read(waiting[key], message) if key in waiting else None
             del message
             if answer is not None:
+                given = [id for id, order in waiting.items() if order.site == answer.site]
+                if isinstance(answer, Failure) and not answer.again and key != given[-1]:
+                    del waiting[key]  # it has been given again, and that is what counts
+                    continue
                 if not (isinstance(answer, Failure) and answer.again):
-                    del waiting[key]
+                    for id in given:
+                        del waiting[id]
                 yield answer
             del answer
 
@@ -144,7 +185,9 @@ class GridSites:
         if message.has_error():
             again, code = divmod(message.error.code, AGAIN)
             reason = message.error.reason or f"Flower's error {code}"
-            return replace(_failure(order, KINDS.get(code, "lost"), reason), again=again == 1)
+            failure = _failure(order, KINDS.get(code, "lost"), reason)
+            kind: FailureKind = "refused" if failure.reason.partition(":")[0] in REFUSALS else failure.kind
+            return replace(failure, kind=kind, again=again == 1)
         if (mb := _bytes(message.content) / 1e6) > self.max_reply_mb:
             return _failure(order, "invalid", f"the reply is {mb:.0f} MB; wire.max_reply_mb is {self.max_reply_mb:g}")
         try:

@@ -116,6 +116,7 @@ class Turn:
         for kind, reason in survived(reply.rows[0]):
             self.record.append("fault", **where, task="train", kind=kind, reason=reason)
         facts = {name: fact for name, fact in reply.rows[0].items() if name != "evicted"}
+        facts |= {"withholds": reply.withholds} if reply.withholds else {}
         facts |= where | {"stage": federation.stage, "draws": reply.draws, "bytes_sketches": sketch_bytes(reply)}
         self.record.append("train", **facts | cost, update_norm=norm)
 

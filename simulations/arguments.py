@@ -38,6 +38,24 @@ NAME.nii.gz has the grid of the image NAME. What its values mean, and which clas
 it. Images that have been done are left out, so the same command goes on where it was stopped. Exit code 3: some images
 failed (each is named); 2: all of them, or a mistake in what was asked.
 """
+WATCH_EXAMPLES = """examples:
+  python run_sim.py watch runs/hippocampus                 http://localhost:8765: what each site is doing, and the report so far
+  python run_sim.py watch runs/hippocampus --port 9000     another port
+
+It only reads the run's folder, so it can be started, stopped and started again at any time. Only this machine can connect:
+from elsewhere, `ssh -L 8765:localhost:8765 MACHINE`, then open the same address there. Ctrl-C ends it, not the run.
+"""
+AUDIT_EXAMPLES = """examples:
+  python run_sim.py audit /var/lib/sitestream                a site's folder: what came to it and what left, message by message
+  python run_sim.py audit runs/quickstart                    a simulation's run: every site below it
+  python run_sim.py audit runs/quickstart/sites/site_2 --round 3
+  python run_sim.py audit /var/lib/sitestream --json         for programs, and to keep elsewhere
+
+It reads ledger.jsonl: for each field of each message its kind, shape, entries and bytes, never the content, and what the
+site's own policy (`shares` in its site file) withheld. Every line carries the SHA-256 of the line before; exit code 3: the
+chain is not whole, so a line was changed, cut out or cut off. Who may write the file could write it anew: note the last
+line's sum elsewhere from time to time.
+"""
 STUDY_EXAMPLES = """examples:
   python run_sim.py study studies/smoke.yaml --dry-run       which runs there would be, and about how long they would take
   python run_sim.py study studies/smoke.yaml                 do what is left of them, several at once, and write the tables
@@ -78,12 +96,15 @@ def read_arguments(given: Sequence[str], about: str | None, commands: Mapping[st
     resume = command("resume", "go on with a run after its last finished round", RESUME_EXAMPLES)
     report = command("report", "write a run's report.html anew")
     memory = command("memory", "show what each site's memory holds, what was dropped and why", MEMORY_EXAMPLES)
-    for sub in (resume, report, memory):
+    watch = command("watch", "show a run in the browser while it goes on", WATCH_EXAMPLES)
+    watch.add_argument("--port", type=int, default=8765, help="on localhost (default: 8765)")
+    for sub in (resume, report, memory, watch):
         sub.add_argument("folder", type=Path, help="a run's folder, e.g. runs/quickstart")
     allow = "let this key of the config differ from here on, as --set writes it, or as config.yaml has it now; may be repeated"
     resume.add_argument("--allow", action="append", default=[], metavar="a.b[=c]", help=allow)
     memory.add_argument("--site", metavar="NAME", help="one site's samples, one by one")
     memory.add_argument("--evictions", action="store_true", help="the log of dropped samples, newest last")
+    _add_audit(command("audit", "show what came to a site and what left it, from its ledger", AUDIT_EXAMPLES))
     _add_predict(command("predict", "segment images with a model's file alone", PREDICT_EXAMPLES))
     _add_study(command("study", "do the runs of a study and compare them", STUDY_EXAMPLES))
     for sub in (run, check, resume):
@@ -124,6 +145,12 @@ def _add_study(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--out", type=Path, default=Path("runs"), metavar="DIR", help="where studies and their runs lie (default: runs)"
     )
+
+
+def _add_audit(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("folder", type=Path, metavar="DIR", help="a site's folder, or a run's: every site below it")
+    sub.add_argument("--round", type=int, metavar="N", help="only this round")
+    sub.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _add_predict(sub: argparse.ArgumentParser) -> None:

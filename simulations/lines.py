@@ -6,7 +6,7 @@ from typing import Any
 from simulations.watch import real
 
 PRESENCE = {"arrive": "arrives", "pause": "pauses", "return": "returns", "leave": "leaves"}
-PART_OF_A_RESULT = ("case", "result", "failure", "fault")
+PART_OF_A_RESULT = ("case", "class", "result", "failure", "fault")
 
 
 class Lines:

@@ -18,8 +18,8 @@ def print_plan(plan: Plan, run: Run, console: Console) -> None:
     table.add_column("annotates")
     for site in plan.sites:
         numbers = (str(site.cases), str(site.tests), str(site.steps))
-        classes = escape(", ".join(site.classes))
-        table.add_row(escape(site.name), str(site.rounds[0]), spans(site.rounds), *numbers, classes)
+        classes, arrives = escape(", ".join(site.classes)), str(site.rounds[0]) if site.rounds else "held out"
+        table.add_row(escape(site.name), arrives, spans(site.rounds), *numbers, classes)
     console.print(table)
     strategy = " · ".join(value for value in run.strategy.model_dump().values() if isinstance(value, str))
     steps, tuning = sum(site.steps for site in plan.sites), run.strategy.personalise

@@ -13,7 +13,7 @@ from configs.schema import Index, Memory, Run, Strategy
 from server.arrivals import make_schedule
 from simulations.plan import check_names
 from simulations.steps import site_steps
-from simulations.stream import STREAM, as_stream, nobody_learns, with_extra_client, with_visits
+from simulations.stream import STREAM, as_stream, held_out, nobody_learns, with_extra_client, with_visits
 
 
 def spelled_out(run: Run) -> Run:
@@ -22,7 +22,7 @@ def spelled_out(run: Run) -> Run:
     Raises:
         ValueError: the recipe says something that means nothing in its paradigm.
     """
-    made = PARADIGMS[run.paradigm](run)
+    made = PARADIGMS[run.paradigm](_held_out_never_arrive(run))
     if run.paradigm == "continual":
         return made
     try:
@@ -31,6 +31,21 @@ def spelled_out(run: Run) -> Run:
     except ValueError as error:
         raise ValueError(f"what the {run.paradigm} paradigm makes of this recipe cannot be: {error}") from None
     return made
+
+
+def _held_out_never_arrive(run: Run) -> Run:
+    """The run whose schedule names only sites that learn: a held-out site has no stage and no round of its own."""
+    arrivals, out = run.arrivals, held_out(run)
+    if not out:
+        return run
+    update: dict[str, object] = {}
+    if arrivals.door == "open":  # the same, written down: everybody else is there from the first round to the last
+        update = {"door": "scripted", "visits": {name: [(1, None)] for name in sorted(run.sites) if name not in out}}
+    elif arrivals.visits is not None:
+        update = {"visits": {name: turns for name, turns in arrivals.visits.items() if name not in out}}
+    else:
+        update = {"order": [name for name in arrivals.order or run.sites if name not in out]}
+    return run.model_copy(update={"arrivals": arrivals.model_copy(update=update)})
 
 
 def _continual(run: Run) -> Run:
@@ -74,14 +89,14 @@ def _joint_federated(run: Run) -> Run:
         name: site.model_copy(update={"arriving": None, "replaying": steps.get(name), "budget": None})
         for name, site in run.sites.items()
     }
-    return _all_at_once(run.model_copy(update={"sites": sites}), most, {name: [(1, None)] for name in run.sites})
+    return _all_at_once(run.model_copy(update={"sites": sites}), most, _from_the_start(run))
 
 
 def _joint_pooled(run: Run) -> Run:
     """One client has all sites' cases, shuffled, from the first round on: the upper bound, which no federation is allowed."""
     order = [name for name in run.sites if _train_cases(run, name)]
     total = sum(_train_cases(run, name) for name in order)
-    visits: dict[str, list[tuple[int, int | None]]] = {name: [(1, None)] for name in run.sites}
+    visits = _from_the_start(run)
     (steps,) = _shared_out(_steps(run), _rounds(run), 1)
     run = with_extra_client(run, order, [total])
     client = run.sites[STREAM].model_copy(update={"replaying": steps})
@@ -98,6 +113,10 @@ PARADIGMS: dict[str, Callable[[Run], Run]] = {
     "joint.pooled": _joint_pooled,
 }
 """A new paradigm is one function and one line (and its name in configs.schema.Run.paradigm)."""
+
+
+def _from_the_start(run: Run) -> dict[str, list[tuple[int, int | None]]]:
+    return {name: [(1, None)] for name in run.sites if name not in held_out(run)}
 
 
 def _all_at_once(run: Run, cases: int, visits: Mapping[str, list[tuple[int, int | None]]]) -> Run:

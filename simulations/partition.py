@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from clients.data import read_msd
+from clients.data import SiteCases, read_msd
 from configs.load import cache_root, nearest
 
 VERSION = 1
@@ -107,10 +107,12 @@ def write_json(path: Path, tree: Mapping[str, Any]) -> None:
 # Joining --------------------------------------------------------------------------------------------------------------
 
 
-def joined_folder(parts: Sequence[Part]) -> Path:
-    """One MSD folder of several sites' cases, in the order given, for a client that sees them all.
+def joined_folder(parts: Sequence[Part], told: Mapping[str, SiteCases] | None = None) -> Path:
+    """One folder of several sites' cases, in the order given, for a client that sees them all.
 
-    Cases are links named `<site>__<case>`; domains.json holds {"origin": {case: site}}.
+    Cases are links named `<site>__<case>`; domains.json holds {"origin": {case: site}}. Without `told` it is an MSD folder,
+    and all sites' labels must mean the same. With it, what each site says of its labels, they need not: it is a folder of
+    the source `joined`.
 
     Raises:
         ValueError: the sites disagree on a class's value, or a case is missing or given twice.
@@ -118,8 +120,9 @@ def joined_folder(parts: Sequence[Part]) -> Path:
     if not parts:
         raise ValueError("no site to join")
     labels = {site: read_labels(root) for site, root, _ in parts}
-    for one, other in combinations(labels, 2):
+    for one, other in combinations(labels, 2) if told is None else ():
         _require_agreement(one, labels[one], other, labels[other])
+    meaning = {} if told is None else meanings({site: told[site] for site in labels})
     joined = [(site, case, files) for site, root, cases in parts for case, files in choose_cases(root, cases).items()]
     origin = {f"{site}__{case}": site for site, case, _ in joined}
     if len(origin) != sum(len(cases) for _, _, cases in parts):
@@ -128,12 +131,45 @@ def joined_folder(parts: Sequence[Part]) -> Path:
 
     def write(folder: Path) -> None:
         placed = [_link_case(folder, name, files) for name, files in links.items()]
-        write_manifest(folder, "joined " + ", ".join(labels), labels[parts[0][0]], placed)
+        write_manifest(folder, "joined " + ", ".join(labels), {} if meaning else labels[parts[0][0]], placed, **meaning)
+        if meaning:
+            _name_origins(folder / "dataset.json", list(origin.values()))
         write_json(folder / "domains.json", {"origin": origin})
 
     sources = [str(file.resolve()) for files in links.values() for file in files]
-    facts = {"version": VERSION, "origin": list(origin.items()), "labels": labels, "sources": sources}
+    facts = {"version": VERSION, "origin": list(origin.items()), "labels": labels, "sources": sources, **meaning}
     return publish("joined", facts | {"stamps": stamps(file for files in links.values() for file in files)}, write)
+
+
+def meanings(told: Mapping[str, SiteCases]) -> dict[str, Any]:
+    """What a folder of sites that annotate different things says of their labels: {"classes": ..., "origins": ...}.
+
+    A number stands for the classes that a voxel belongs to: D1's liver and D2's have the same, and a tumour in it another.
+    It says nothing of the classes that a site does not annotate.
+
+    Raises:
+        ValueError: there are more combinations of classes than a label's byte can tell apart.
+    """
+    found: dict[tuple[str, ...], int] = {}
+    origins = {}
+    for site, cases in told.items():
+        numbers = {}
+        for value in sorted(cases.values):
+            belongs = tuple(sorted(name for name, values in cases.labels.items() if value in values))
+            numbers[str(value)] = found.setdefault(belongs, len(found) + 1) if belongs else 0
+        origins[site] = {"numbers": numbers, "annotates": list(cases.labels)}
+    if len(found) > 255:
+        raise ValueError(f"the sites' labels know {len(found)} combinations of classes; 255 can be joined")
+    names = dict.fromkeys(name for cases in told.values() for name in cases.labels)
+    return {"classes": {name: [n for some, n in found.items() if name in some] for name in names}, "origins": origins}
+
+
+def _name_origins(manifest: Path, origins: Sequence[str]) -> None:
+    """Say of every case in a dataset.json, in order, which site it is from."""
+    tree = json.loads(manifest.read_text(encoding="utf-8"))
+    for entry, origin in zip(tree["training"], origins, strict=True):
+        entry["origin"] = origin
+    write_json(manifest, tree)
 
 
 def _require_agreement(one: str, first: Mapping[str, int], other: str, second: Mapping[str, int]) -> None:

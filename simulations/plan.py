@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from clients import model
-from clients.data import SiteCases, site_cases
+from clients.data import Case, SiteCases, site_cases
 from clients.labels import check_values
 from clients.objectives import make_objective
 from clients.prepare import prepare
@@ -76,7 +76,7 @@ def prepare_all(run: Run, said: Callable[[str, int, int], None] = lambda site, d
     for name, cases in found.items():
         if run.sites[name].learns and not cases.train:
             raise ValueError(f"site {name!r}: no training case is left after the split")
-        wanted = [*cases.train, *(cases.test if run.evaluate.on == "test" else cases.validation)]
+        wanted = [*cases.train, *_probed(run, name), *(cases.test if run.evaluate.on == "test" else cases.validation)]
         try:
             for done, volume in enumerate(prepare(wanted, run.preprocess, cache_root()), 1):
                 check_values(volume.case, volume.counts, cases.values)
@@ -86,13 +86,25 @@ def prepare_all(run: Run, said: Callable[[str, int, int], None] = lambda site, d
     return found
 
 
+def _named(run: Run) -> set[str]:
+    """The sites that the schedule has a place for: all but those that are held out."""
+    return {*(run.arrivals.visits or run.arrivals.order or run.sites)}
+
+
+def _probed(run: Run, name: str) -> tuple[Case, ...]:
+    """The cases on which a held-out site tunes its probe: what is wrong with them is said before the run, not at its end."""
+    if not run.evaluate.probe or name in _named(run):
+        return ()
+    return site_cases(name, run.sites[name].model_copy(update={"learns": True}), run.seed).train
+
+
 def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
     """The plan of a materialised run.
 
     Raises:
         ValueError: a site is never present, a class is annotated by nobody, or there is nothing to evaluate on.
     """
-    schedule = make_schedule(run.arrivals, list(run.sites))
+    schedule, named = make_schedule(run.arrivals, list(run.sites)), _named(run)
     names = set(run.sites)
     present = {r: schedule.present(r, names) for r in range(1, schedule.rounds + 1)}
     sites = []
@@ -102,7 +114,7 @@ def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
         steps = site_steps(run, name, len(cases[name].train), len(rounds))
         sites.append(SitePlan(name, len(cases[name].train), len(tests), tuple(cases[name].labels), rounds, steps))
     for site in sites:
-        if not site.rounds:
+        if not site.rounds and site.name in named:  # who is held out never arrives
             raise ValueError(f"sites.{site.name}: is never present in the run's {schedule.rounds} rounds")
     _check_presence(run, sites)
     if not any(site.tests for site in sites):
@@ -114,9 +126,10 @@ def make_plan(run: Run, cases: dict[str, SiteCases]) -> Plan:
             raise ValueError(f"classes: {wanted!r} is annotated by nobody; {nearest(wanted, classes)}")
     segmenter = model.build(run.model.network, run.model.args, classes, run.seed)
     weights = model.shared_weights(segmenter)
-    stages = _stages([site for site in sites if site.name not in run.arrivals.extra])
+    stages = _stages([site for site in sites if site.rounds and site.name not in run.arrivals.extra])
     trained = sum(len(site.rounds) for site in sites if site.cases)
-    evaluated = (len(stages) + 1 + bool(run.strategy.personalise)) * sum(1 for site in sites if site.tests)
+    probed = sum(1 for site in sites if site.tests and not site.rounds) if run.evaluate.probe else 0
+    evaluated = (len(stages) + 1 + bool(run.strategy.personalise)) * sum(1 for site in sites if site.tests) + probed
     _check_objective(run, sites, stages)
     up = update_bytes(run, weights, model.roles(segmenter))
     total = size(weights) * (trained + evaluated) + trained * (up + index_bytes(run, len(sites)) + extra_bytes(run, weights))

@@ -106,7 +106,7 @@ class Silence:
     def _read(self) -> dict[str, Any]:
         try:
             facts = json.loads((self.watch.folder / FILE).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return facts if isinstance(facts, dict) else {}
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from clients.data import SOURCES, SiteCases, site_cases
 from clients.labels import Values, own_values
@@ -47,6 +48,15 @@ def with_extra_client(run: Run, order: list[str], arriving: list[int]) -> Run:
     return run.model_copy(update={"sites": {STREAM: client, **watchers}})
 
 
+def held_out(run: Run) -> list[str]:
+    """The sites whose cases nobody may train on (`learns: false`), as people wrote it: beside the extra client no site learns.
+
+    Where nobody learns nothing is held out: the run evaluates a model at its sites, as they arrive.
+    """
+    out = [name for name, site in run.sites.items() if not site.learns]
+    return out if len(out) < len(run.sites) else []
+
+
 def nobody_learns(run: Run) -> str:
     """A complaint."""
     return f"sites: none has a case to train on, and the {run.paradigm} paradigm needs one (sites.<site>.learns, data.split)"
@@ -66,8 +76,8 @@ def require_msd(site: PretendSite, what: str) -> None:
         raise ValueError(f"{what} needs an MSD folder, and its source is {site.source!r}")
 
 
-MADE = "msd"
-"""The source of every folder made here."""
+MADE, JOINED = "msd", "joined"
+"""The sources of the folders made here: the second is of sites that annotate different things."""
 
 
 def _cases(run: Run, name: str) -> SiteCases:
@@ -81,18 +91,17 @@ def _client(run: Run, cases: Mapping[str, SiteCases]) -> PretendSite:
             require_msd(sites[name], f"the {run.paradigm} paradigm")
         except ValueError as error:
             raise ValueError(f"site {name!r}: {error}") from None
-    for other in rest:
-        if cases[other].labels != cases[first].labels:
-            one = "a stream" if run.paradigm == "stream" else "one client for all"
-            raise ValueError(f"paradigm: {one} needs sites that annotate the same classes; {first} and {other} do not")
     parts = [(name, Path(str(sites[name].root)), [case.name for case in own.train]) for name, own in cases.items()]
+    if all(cases[other].labels == cases[first].labels for other in rest):
+        joined = {name: sites[name] for name in cases}
+        labels = {"labels": _all_labels(joined, cases[first].labels), "annotates": list(cases[first].labels)}
+        facts: dict[str, Any] = {"root": joined_folder(parts), "includes": sites[first].includes, **labels}
+    else:  # what a case's labels mean is then its own site's matter, what lies inside what too
+        facts = {"root": joined_folder(parts, cases), "source": JOINED, "includes": {}}
     return PretendSite(
-        root=joined_folder(parts),
+        **facts,
         split=Split(test=0.0),
         follow_links=True,
-        labels=_all_labels(sites, cases[first].labels),
-        annotates=list(cases[first].labels),
-        includes=sites[first].includes,
         domains=Selection(file="domains.json", key="origin"),
         order="listed",
         device=sites[first].device,

@@ -15,6 +15,7 @@ import run_sim
 from configs.load import load_run
 from run_sim import main
 from server.alone import alone
+from simulations import commands
 from simulations.engines import simulate
 from simulations.pretend import materialise
 
@@ -375,11 +376,11 @@ def test_the_folder_is_ours_from_the_first_byte_to_the_report(tiny, monkeypatch)
 
         return call
 
-    for name in ("write_run", "_simulate", "_write_report"):
-        monkeypatch.setattr(run_sim, name, watched(getattr(run_sim, name)))
+    for module, name in ((run_sim, "write_run"), (run_sim, "_simulate"), (commands, "make_report")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
     assert main(["run", tiny, "--out", "out"]) == 0
     assert main(["resume", "out"]) == 0
-    assert kept == ["write_run", "_simulate", "_write_report", "_write_report"]
+    assert kept == ["write_run", "_simulate", "make_report", "make_report"]
     FileLock("out/lock", timeout=0).acquire().lock.release()
 
 

@@ -37,6 +37,10 @@ MAY_IMPORT = {
 FLOWER = {
     "packing.py",
     "clients/app.py",
+    "clients/door.py",
+    "clients/parcel.py",
+    "clients/supernode.py",
+    "clients/worker.py",
     "server/app.py",
     "server/sites.py",
     "strategies/borrowed.py",

@@ -157,11 +157,6 @@ def test_without_a_portion_a_site_is_a_round():
         ),
         ({"a": site()}, {"stay": False}, "arrivals.stay: means nothing in the stream paradigm"),
         ({"a": site()}, {"overlap": 1, "stay": False}, "arrivals.stay: means nothing in the stream paradigm"),
-        (
-            {"a": site(), "b": site(annotates=["liver"])},
-            {},
-            "paradigm: a stream needs sites that annotate the same classes; a and b",
-        ),
     ],
 )
 def test_what_cannot_be_a_stream_is_said(sites, arrivals, line):

@@ -156,13 +156,15 @@ def test_every_section_is_there(document: str) -> None:
         "Classes",
         "Memory",
         "Training",
+        "Worst cases",
         "Test cases",
         "Metrics",
         "What went wrong",
     ]
     assert headings(document) == [*expected, "How this was made"]
-    assert len(headings(document)) == len(SECTIONS) - 2  # the headline has no heading of its own, no site a model of its own
-    assert document.count("<figure>") == 8 + 4
+    # the headline has no heading; no site has a model of its own, keeps results, or was held out
+    assert len(headings(document)) == len(SECTIONS) - 4
+    assert document.count("<figure>") == 9 + 4
 
 
 def test_the_headline_says_the_result(document: str) -> None:
@@ -305,9 +307,10 @@ def test_the_memory_section_of_a_run_with_an_index(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "index", [*rows, *index_rows()], result_matrix(), slices=False)
     section = memory_section(folder)
     plain = re.sub(r"\s+", " ", re.sub("<.*?>", " ", section))
-    named = ["By class", "By origin", "By age", "Uniqueness across sites", "Evictions", "On the wire"]
+    named = ["By class", "By origin", "By age", "By site, all memories together"]
+    named += ["Uniqueness across sites", "Evictions", "On the wire"]
     assert re.findall("<h3>(.*?)</h3>", section) == named
-    assert section.count("<figure>") == 3 + 2 + 1
+    assert section.count("<figure>") == 4 + 2 + 1
     assert "After round 5 the sites hold 24 samples worth 18.0 effective ones" in plain and "5 pairs of duplicates" in plain
     assert "north 8 8 6.0 0.750 1 32" in plain  # held, quota, effective, their ratio, stand-ins, dropped in four rounds
     assert "north 16 16 0 0 0 32" in plain and "south 4 4 0 0 0 8" in plain and "all sites 20 20 0 0 0 40" in plain
@@ -322,7 +325,7 @@ def test_noise_and_uncertainty_are_shown_where_they_are_known(tmp_path: Path) ->
     rows = [row | spent if row["event"] == "train" else row for row in record_rows()]
     folder = write_folder(tmp_path / "noise", rows, result_matrix(), slices=False)
     section = memory_section(folder, uncertainty={NORTH: {"low": 3, "middle": 2, "high": 1, "never trained on": 0}})
-    assert "By uncertainty" in section and section.count("<figure>") == 4 + 1
+    assert "By uncertainty" in section and section.count("<figure>") == 5 + 1
     assert "<td class=n>3.25</td><td class=n>7.50</td>" in section
     assert "Uniqueness across sites" not in section and "Evictions" not in section
 

@@ -166,8 +166,8 @@ def test_uncertainty_is_what_the_recipe_calls_it(make_site):
 def test_a_dropped_step_counts_neither_as_draws_nor_as_a_visit(site, monkeypatch):
     steps, step = iter(range(100)), Trainer.step
 
-    def sometimes(trainer, image, target, weight):
-        return step(trainer, image * float("nan") if next(steps) == 0 else image, target, weight)
+    def sometimes(trainer, image, *rest):
+        return step(trainer, image * float("nan") if next(steps) == 0 else image, *rest)
 
     weights = initial(site)
     monkeypatch.setattr(Trainer, "step", sometimes)
@@ -187,7 +187,7 @@ class Teller:
     def __init__(self):
         self.weights = []
 
-    def step(self, image, target, weight):
+    def step(self, image, target, weight, annotated=None):
         self.weights.append(weight.tolist())
         told = 10.0 * np.arange(1, len(image) + 1)
         return Step(told, told, told / 100, np.eye(len(image), dtype=np.float32))

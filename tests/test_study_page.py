@@ -229,7 +229,8 @@ def test_without_the_reference_nothing_is_compared_and_the_rest_is_there(tmp_pat
     document = written(sheet)
     assert "The reference, plain, has no finished run yet" in plain(document)
     assert re.findall("<h2>(.*?)</h2>", document) == [
-        "Failed and missing runs", "Forgetting", "Result matrices", "Cost", "Runs", "How this was made",
+        "Failed and missing runs", "Arrivals", "Forgetting", "Sites and classes", "Cost", "Result matrices", "Runs",
+        "How this was made",
     ]  # fmt: skip
 
 

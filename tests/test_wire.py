@@ -59,6 +59,8 @@ REPLY = Reply(
     rows=({"memory": 2, "loss_sum": 0.1 + 0.2, "memory_classes": {"liver": 2}}, {"loss_sum": None}),
     roles={"body.weight": "body", "odd": "norm"},
     classes=("liver",),
+    withholds=("sketches", "domains"),
+    leaving=True,
 )
 
 

@@ -20,6 +20,8 @@ HOME = Path(__file__).parents[2]
 BEGINNINGS = ("clients/work.py", "server/conduct.py", "simulations/local.py", "simulations/pretend.py")
 NAMED = ("clients/objectives", "memory", "strategies")
 """Packages whose files are found by the names in a recipe: no import statement leads to them."""
+ASIDE = ("server/exports.py",)
+"""What the server imports and no result depends on; all that this alone imports is no part of a run either."""
 PACKAGES = ("torch", "monai", "numpy")
 DIGITS = 16
 
@@ -53,10 +55,10 @@ def address(run: Run) -> str:
 def sources() -> list[Path]:
     """The files of ours that a run's results depend on: all that its engine, server and sites import, and what they look up."""
     todo = [HOME / name for name in BEGINNINGS] + [path for package in NAMED for path in (HOME / package).glob("*.py")]
-    found = set[Path]()
+    found, aside = set[Path](), {HOME / name for name in ASIDE}
     while todo:
         path = todo.pop()
-        if path not in found:
+        if path not in found | aside:
             found.add(path)
             todo += _imported(path)
     return sorted(found)

@@ -1,29 +1,12 @@
 """How fast a study's variants forget: the change in Dice against the stages since a site was learnt, over all runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import isnan, nan
-
-import numpy as np
 
 from configs.study import Cell
 from server.metrics import ResultMatrix, drop, mean
-from simulations.studies.noise import interval
+from simulations.studies.means import Mean, mean_over
 from simulations.studies.shelf import Place
-
-
-@dataclass(frozen=True)
-class Point:
-    """A variant so many stages after its sites were learnt."""
-
-    mean: float
-    """Change in Dice, a mean over the runs of the mean over their sites."""
-    low: float
-    high: float
-    """Its 95 % interval over orders and seeds (noise.interval), as far as a change in Dice can reach (-1 to 1); nan for fewer
-    than three seeds and three orders."""
-    runs: int
-    """How many; cells that share a run count it once."""
+from simulations.studies.statistics import Block
 
 
 def curve(matrix: ResultMatrix) -> list[float]:
@@ -40,9 +23,12 @@ def curve(matrix: ResultMatrix) -> list[float]:
     ]
 
 
-def curves(cells: Sequence[tuple[Cell, Place, ResultMatrix]]) -> dict[str, list[Point]]:
-    """{variant: its points, from 0 stages on}; variants without any site that another followed are left out."""
-    runs: dict[str, dict[tuple[str, int], list[float]]] = {}
+def curves(cells: Sequence[tuple[Cell, Place, ResultMatrix]]) -> dict[str, list[Mean]]:
+    """{variant: its points, from 0 stages on: a mean over the runs of the mean over their sites}.
+
+    Variants without any site that another followed are left out.
+    """
+    runs: dict[str, dict[Block, list[float]]] = {}
     seen = set()
     for cell, place, matrix in cells:
         if (cell.variant, place.folder) not in seen and (found := curve(matrix)):
@@ -51,12 +37,7 @@ def curves(cells: Sequence[tuple[Cell, Place, ResultMatrix]]) -> dict[str, list[
     return {variant: _points(found) for variant, found in runs.items()}
 
 
-def _points(runs: dict[tuple[str, int], list[float]]) -> list[Point]:
-    orders, seeds = sorted({order for order, _ in runs}), sorted({seed for _, seed in runs})
-    points = []
-    for later in range(max(map(len, runs.values()))):
-        at = {block: values[later] for block, values in runs.items() if later < len(values) and not isnan(values[later])}
-        grid_OS = np.array([[at.get((order, seed), nan) for seed in seeds] for order in orders])
-        low, high = (float(np.clip(end, -1, 1)) for end in interval(grid_OS))
-        points.append(Point(mean(at.values()).value, low, high, len(at)))
-    return points
+def _points(runs: dict[Block, list[float]]) -> list[Mean]:
+    longest = max(map(len, runs.values()))
+    at = ({block: values[later] for block, values in runs.items() if later < len(values)} for later in range(longest))
+    return [mean_over(values, -1.0) for values in at]

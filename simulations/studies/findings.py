@@ -1,9 +1,11 @@
 """What a study's page is made from: its sheet, what the finished runs came to, and their result matrices."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import numpy as np
 from configs.study import Cell
 from server.metrics import ResultMatrix
 from server.palette import SITE_COLOURS, colours
+from simulations.studies.gist import Gist, read_gist
 from simulations.studies.shelf import Place, State
-from simulations.studies.statistics import Outcome, summaries
+from simulations.studies.statistics import Block, Outcome, summaries
 from simulations.studies.study import Sheet
 
 
@@ -64,6 +67,29 @@ class Findings:
     def unreadable(self) -> list[Path]:
         """R.csv of the finished runs that lack a whole one."""
         return [folder / "R.csv" for folder, state in self.states.items() if state == "finished" and folder not in self._read]
+
+    @cached_property
+    def gists(self) -> list[tuple[Cell, Gist]]:
+        """What else is known of the finished cells; runs that cells of one variant share are there once for it."""
+        once = {(cell.variant, place.folder): (cell, place.folder) for cell, place in reversed(self.sheet.rows)}
+        return [(cell, self._told[folder]) for cell, folder in reversed(once.values()) if folder in self._told]
+
+    def over_runs(self, value: Callable[[Gist], float | None]) -> dict[str, dict[Block, float]]:
+        """{variant: {(order, seed): a value of its run}}, of the runs that have it, in the study's order."""
+        found: dict[str, dict[Block, float]] = {}
+        for cell, gist in self.gists:
+            if (known := value(gist)) is not None and not isnan(known):
+                found.setdefault(cell.variant, {})[cell.order, cell.seed] = known
+        return found
+
+    @cached_property
+    def _told(self) -> dict[Path, Gist]:
+        """Of the runs whose R can be read; the others are named already."""
+        found: dict[Path, Gist] = {}
+        for folder in self._read:
+            with suppress(OSError, ValueError):
+                found[folder] = read_gist(folder)
+        return found
 
     @cached_property
     def _read(self) -> dict[Path, ResultMatrix]:

@@ -5,21 +5,24 @@ from pathlib import Path
 
 from durable import write_whole
 from server.metrics import ResultMatrix
-from server.page import embed, page, section, swatch, table, text
+from server.page import embed, page, section, swatch, text
+from simulations.studies.arrivals import arrivals
+from simulations.studies.costs import cost
 from simulations.studies.curves import curves
-from simulations.studies.figures import forgetting_bands, price
-from simulations.studies.findings import Findings, by_variant, mean_matrices
-from simulations.studies.forest import minus, variant_table
+from simulations.studies.figures import forgetting_bands
+from simulations.studies.findings import Findings, mean_matrices
+from simulations.studies.forest import variant_table
 from simulations.studies.headline import headline
 from simulations.studies.heat import heat_tables
+from simulations.studies.memory_section import memory
 from simulations.studies.provenance import how_made, missing, runs
 from simulations.studies.rank_figure import rank_figure
 from simulations.studies.ranks import ranking
-from simulations.studies.scales import scale, shown
-from simulations.studies.statistics import Outcome, Summary, summaries
+from simulations.studies.sites_section import sites_and_classes
+from simulations.studies.statistics import Outcome
 from simulations.studies.study import Sheet
+from simulations.studies.worst_section import worst
 
-COSTS = ("bytes", "seconds", "steps", "cases")
 HEAT_CELLS = 20_000
 """Cells of R shown at most: the page stays under 5 MB."""
 STYLE = """
@@ -127,45 +130,18 @@ def matrices(findings: Findings) -> str:
     return section("Result matrices", f'<p class="soft">{about}</p>{"".join(parts)}{after}')
 
 
-def cost(findings: Findings) -> str:
-    """What the first metric costs: pictures, and a table."""
-    if not findings.outcomes:
-        return ""
-    metrics = list(dict.fromkeys((findings.metric, *COSTS)))
-    found = {metric: summaries(findings.outcomes, metric) for metric in metrics}
-    rows = [_cost_line(findings, name, found) for name in findings.variants if name in found[metrics[0]]]
-    heads = ["variant", *(f"{text(name)}{f', {scale(name).unit}' if scale(name).unit else ''}" for name in metrics), "runs"]
-    values = by_variant(findings, findings.metric)
-    drawn = ""
-    if values:
-        caption = (
-            "Filled and joined: no other variant is as good for less, or better for as much. Means over the finished runs."
-        )
-        spent = {name: by_variant(findings, name) for name in COSTS}
-        drawn = embed(price(findings.metric, values, spent, findings.tints), f"{findings.metric} against cost", caption)
-    note = "Wall time is each run's own, beside whatever else the machine did; a model's bytes are counted both ways."
-    return section("Cost", f'{drawn}{table(heads, rows, range(1, len(heads)))}<p class="soft">{note}</p>')
-
-
 SECTIONS: tuple[Callable[[Findings], str], ...] = (
     headline,
     variants,
     missing,
     ranks,
+    arrivals,
     forgetting,
-    matrices,
+    sites_and_classes,
+    memory,
     cost,
+    worst,
+    matrices,
     runs,
     how_made,
 )
-
-# Parts of sections ----------------------------------------------------------------------------------------------------
-
-
-def _cost_line(findings: Findings, name: str, found: dict[str, dict[str, Summary]]) -> list[str]:
-    cells = [minus(_spread(one[name], metric)) for metric, one in found.items()]
-    return [f"{swatch(findings.tints[name])}{text(name)}", *cells, str(found[findings.metric][name].runs)]
-
-
-def _spread(one: Summary, metric: str) -> str:
-    return shown(one.mean, metric) + (f" ± {shown(one.deviation, metric)}" if one.n > 1 else "")

@@ -74,7 +74,10 @@ def how_made(findings: Findings) -> str:
 
 
 def _command(findings: Findings) -> str:
-    return shlex.join(["python", "run_sim.py", "study", str(findings.source)])
+    """For the folder of the code, in a shell that has the venv; the runs that are there are found again by --out."""
+    runs = findings.sheet.folder.parents[1]
+    out = [] if runs == Path("runs") else ["--out", str(runs)]
+    return shlex.join(["python", "run_sim.py", "study", str(findings.source), *out])
 
 
 def _why(place: Place) -> str:

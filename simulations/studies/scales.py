@@ -23,6 +23,11 @@ class Scale:
 SCALES = {
     "acc": Scale(higher=True),
     "acc.own": Scale(higher=True),
+    "in_domain": Scale(higher=True),
+    "cross_domain": Scale(higher=True),
+    "cross_domain.probe": Scale(higher=True),
+    "cross_task": Scale(higher=True),
+    "cross_task.probe": Scale(higher=True),
     "aia": Scale(higher=True),
     "bwt.gem": Scale(higher=True),
     "bwt.lifelong": Scale(higher=True),
