@@ -171,7 +171,8 @@ class GridSites:
             answer = self._read(waiting[key], message) if key in waiting else None
             del message
             if answer is not None:
-                given = [id for id, order in waiting.items() if order.site == answer.site]
+                twice = self.pins is not None  # over a network an order may have been given again
+                given = [id for id, order in waiting.items() if order.site == answer.site] if twice else [key]
                 if isinstance(answer, Failure) and not answer.again and key != given[-1]:
                     del waiting[key]  # it has been given again, and that is what counts
                     continue
