@@ -233,7 +233,7 @@ def test_the_simulations_word_reaches_the_site_and_opens_no_second_one(make_run,
     for facts in ({}, {"short-of-memory": True}):
         config = {"site-name": "tiny", "site-folder": str(tmp_path / "site"), **facts}
         context = Context(1, 2, config, RecordDict(), {"config": str(tmp_path / "config.yaml")})
-        site = app._site(context)
+        site = app._site(context, tmp_path / "config.yaml")
         opened.add(id(site))
         weights = weights or initial(site)
         reply = app.answer(Message(pack_order(order(), pack_weights(weights)), 2, "train"), context)
