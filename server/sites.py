@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 
 import packing
 from configs.site import is_site_name
+from server.away import Away
 from server.pins import Node, Pins, node_of
 from server.waiting import Reminder, clock, named
 from strategies.base import Weights
@@ -93,26 +94,28 @@ class GridSites:
 
         A node that was started anew since has lost its order (Flower gives none twice): over a network it is given again.
         """
-        nodes, whole = self._nodes(), list(orders) if self.pins else orders
+        nodes, whole, away = self._nodes(), list(orders) if self.pins else orders, Away(self.watch_s)
         waiting, failures = self._push(packing.pack_weights(shared), whole, nodes)
         yield from failures
         began = heard = looked = time.monotonic()
         reminder = Reminder(self.watch_s)
-        while waiting and (left := began + self.deadline_s - time.monotonic()) > 0:
+        while (waiting or away.since) and (left := began + self.deadline_s - time.monotonic()) > 0:
             before = len(waiting)
             for answer in self._pull(waiting):
-                yield answer
+                yield away.held(answer) if self.pins else answer
                 del answer
                 heard = time.monotonic()
             if self.pins and time.monotonic() - looked > LOOK_S:
-                yield from self._give_again(shared, whole, waiting, nodes)
+                yield from self._give_again(shared, whole, waiting, nodes, away)
                 looked = time.monotonic()
-            if reminder.due(time.monotonic() - heard):
+            if waiting and reminder.due(time.monotonic() - heard):
                 LOG.warning(_still_waiting(waiting, left))
             if len(waiting) == before:
                 time.sleep(max(0.0, min(self.pause_s, left)))
         for order in {order.site: order for order in waiting.values()}.values():
             yield _failure(order, "late", f"no answer within {self.deadline_s:g} s")
+        for order in (order for order in whole if order.site in away.since):
+            yield _failure(order, "lost", f"its node was lost, and the {self.deadline_s:g} s are over")
 
     def _nodes(self) -> dict[str, Node]:
         nodes = [node_of(info) for info in self.grid.get_nodes() if info.name]
@@ -146,18 +149,23 @@ class GridSites:
         return waiting, failures
 
     def _give_again(
-        self, shared: Weights, orders: Iterable[Order], waiting: dict[str, Order], nodes: dict[str, Node]
+        self, shared: Weights, orders: Iterable[Order], waiting: dict[str, Order], nodes: dict[str, Node], away: Away
     ) -> Iterator[Failure]:
         """The orders of nodes that were started since, a second time; the first may still be answered, and then counts."""
         now, asked = self._nodes(), {order.site for order in waiting.values()}
         anew = {site for site in asked & now.keys() if now[site].activated != nodes[site].activated}
-        for order in (order for order in orders if order.site in anew):
-            nodes[order.site] = now[order.site]
-            again, _ = self._push(packing.pack_weights(shared), [order], now)
-            waiting |= again
-            if again:
+        anew |= away.since.keys() & now.keys()
+        late = away.given_up()
+        for order in orders:
+            if order.site in anew:
+                nodes[order.site] = now[order.site]
+                away.since.pop(order.site, None)
+                again, failures = self._push(packing.pack_weights(shared), [order], now)
+                waiting |= again
                 reason = "its node has connected anew since the order was given; the order is given again"
-                yield replace(_failure(order, "lost", reason), again=True)
+                yield from failures or [replace(_failure(order, "lost", reason), again=True)]
+            elif order.site in late:
+                yield _failure(order, "lost", f"its node was lost, and has not come back within {away.patience_s:g} s")
 
     def _message(self, order: Order, record: ArrayRecord, node: int) -> Message:
         kind = order.task if order.task in ("train", "evaluate") else "query"
@@ -166,7 +174,7 @@ class GridSites:
 
     def _pull(self, waiting: dict[str, Order]) -> Iterator[Reply | Failure]:
         """What has come; an order answered leaves `waiting`. References are dropped before the next one is fetched."""
-        for message in self.grid.pull_messages(list(waiting)):
+        for message in self.grid.pull_messages(list(waiting)) if waiting else ():
             key = message.metadata.reply_to_message_id
             answer = self._read(waiting[key], message) if key in waiting else None
             del message

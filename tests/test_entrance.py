@@ -3,12 +3,14 @@
 import json
 import logging
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from flwr.app import Error, Message
 
+from server.away import Away
 from server.conduct import conduct
 from server.entrance import Gate
 from server.pins import FILE, Node, Pins, Refusal, node_of, note_refusals
@@ -257,6 +259,64 @@ def test_an_error_of_an_order_that_was_given_again_is_no_answer(tmp_path):
     assert (list(sites._pull(waiting)), list(waiting)) == ([], ["m2"])
     [failure] = sites._pull(waiting)
     assert (failure.kind, waiting) == ("lost", {})  # type: ignore[union-attr]
+
+
+class Lost(Restarting):
+    """Node `a` is lost with its first order, and away for so many looks; then it is there again, and answers."""
+
+    looks: int
+
+    def get_nodes(self) -> list[Any]:
+        self.looks -= bool(self.given)
+        return [] if self.given and self.looks >= 0 else super().get_nodes()
+
+    def pull_messages(self, message_ids: Any) -> list[Any]:
+        if len(self.given) == 1:
+            assert "m1" in message_ids
+            metadata = SimpleNamespace(reply_to_message_id="m1")
+            return [SimpleNamespace(metadata=metadata, has_error=lambda: True, error=Error(5, "Node Unavailable."))]
+        return super().pull_messages(message_ids)
+
+
+def lost(folder: Path, monkeypatch: pytest.MonkeyPatch, looks: int, patience_s: float) -> list[Reply | Failure]:
+    identify()
+    monkeypatch.setattr("server.sites.LOOK_S", 0.0)
+    grid = Lost({"a": toy("a")})
+    grid.given, grid.looks = [], looks
+    sites = GridSites(grid, deadline_s=20.0, pause_s=0.0, watch_s=patience_s, pins=Pins(folder))  # type: ignore[arg-type]
+    return list(sites.ask(WEIGHTS, [order("a", quota=3)]))
+
+
+def test_a_node_that_is_lost_and_comes_back_is_asked_again(tmp_path, monkeypatch):
+    news, again, reply = lost(tmp_path, monkeypatch, 3, 1000.0)
+    assert isinstance(news, Failure)
+    assert isinstance(again, Failure)
+    assert isinstance(reply, Reply)
+    assert (news.again, news.kind, news.reason) == (True, "lost", "Node Unavailable. It is expected back within 1000 s.")
+    assert (again.again, reply.new_cases) == (True, 3)
+
+
+def test_a_node_that_is_lost_and_stays_away_is_given_up(tmp_path, monkeypatch):
+    news, failure = lost(tmp_path, monkeypatch, 10**9, 0.0)
+    assert isinstance(news, Failure)
+    assert isinstance(failure, Failure)
+    assert (news.again, failure.again, failure.kind) == (True, False, "lost")
+    assert failure.reason == "its node was lost, and has not come back within 0 s"
+
+
+def test_a_node_is_expected_back_once_for_an_order():
+    away = Away(5.0, clock=lambda: now[0])
+    now = [0.0]
+    failure = Failure(site="a", round=1, task="train", kind="lost", reason="gone.")
+    assert isinstance(held := away.held(failure), Failure)
+    assert held.again
+    now[0] = 5.0
+    assert away.given_up() == []
+    now[0] = 5.1
+    assert (away.given_up(), away.given_up()) == (["a"], [])
+    assert away.held(failure) is failure
+    crashed = replace(failure, site="b", kind="crashed")
+    assert away.held(crashed) is crashed
 
 
 def test_a_site_of_another_version_has_refused_and_not_crashed():
