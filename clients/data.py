@@ -111,7 +111,8 @@ def _domains(root: Path, told: Selection, cases: list[Case]) -> dict[str, str]:
 def _split(cases: list[Case], split: Split, root: Path) -> tuple[list[Case], list[Case], list[Case]]:
     subject = {case.name: subject_of(case.name, split.subject) for case in cases}
     if isinstance(split.test, Selection):
-        test = {subject[case.name] for case in cases if case.name in _select(root, split.test)}
+        chosen = _select(root, split.test)
+        test = {subject[case.name] for case in cases if case.name in chosen}
     else:
         test = _share(set(subject.values()), split.test)
     validation = _share(set(subject.values()) - test, split.validation)

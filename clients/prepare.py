@@ -100,6 +100,15 @@ def checked(case: Case, recipe: Preprocess, cache: Path) -> Volume:
     return _renumbered(_opened(case, _prepared_folder(case, recipe, cache), recipe, cache, sums=True), case.origin)
 
 
+def content_of(case: Case, recipe: Preprocess, cache: Path) -> str:
+    """32 hexadecimal digits that change with the bytes of a case's files and with the recipe, and with nothing else.
+
+    Raises:
+        ValueError: as `prepare` does.
+    """
+    return _prepared_folder(case, recipe, cache).name
+
+
 def open_volume(case: str, folder: Path) -> Volume:
     """Memory-map a prepared case; whatever is raised, its folder is not as it was written."""
     meta = json.loads((folder / "meta.json").read_text())

@@ -192,8 +192,14 @@ def test_an_address_changes_with_the_data(phantom_root, tmp_path):
     assert here() == before
     (root / "notes.txt").write_text("nobody reads this")
     assert here() == before
+    shutil.copytree(root, tmp_path / "copy")
     image = next((root / "imagesTr").iterdir())
     os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))
+    assert here() == before
+    root = tmp_path / "copy"
+    assert here() == before  # the same bytes elsewhere
+    first, second = sorted((root / "imagesTr").iterdir())[:2]
+    shutil.copy2(second, first)
     touched = here()
     listing = json.loads((root / "dataset.json").read_text())
     listing["training"].pop()

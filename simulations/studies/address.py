@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from clients.data import site_cases
+from clients.prepare import content_of
 from clients.train import pick_device
-from configs.load import build_run
+from configs.load import build_run, cache_root
 from configs.schema import PretendSite, Run
 from server.changes import FREE, recipe_of
 
@@ -30,9 +31,9 @@ def address(run: Run) -> str:
     """16 hexadecimal digits that change with whatever could change the results of a materialised run.
 
     That is its recipe (but for the keys that a run may change freely), its data (which cases each site has, in which order,
-    and every file's size and time of change; folders in the cache are called after what they hold), the bytes of its initial
-    weights, the device that `auto` is here, our own code as far as a run uses it (`sources`), and the versions of torch,
-    monai and numpy. Reports, figures, tables, the command and the docs are no part of it: to change them costs no run.
+    and what is in their files, wherever they lie), the bytes of its initial weights, the device that `auto` is here, our own
+    code as far as a run uses it (`sources`), and the versions of torch, monai and numpy. Reports, figures, tables, the
+    command and the docs are no part of it: to change them costs no run.
 
     Raises:
         ValueError: a file of the data cannot be read.
@@ -44,8 +45,8 @@ def address(run: Run) -> str:
     for name, site in recipe["sites"].items():
         if site["device"] == "auto":
             site["device"] = pick_device("auto").type
-        if not site["root"].startswith("$"):
-            site["holds"] = _held(name, run.sites[name], run.seed)
+        site.pop("root")  # the same files elsewhere are the same run
+        site["holds"] = _held(name, run.sites[name], run)
     if run.model.weights is not None:
         recipe["model"]["weights"] = _digest([run.model.weights.read_bytes()])
     facts = {"recipe": recipe, "code": _code(), "versions": {name: version(name) for name in PACKAGES}}
@@ -83,20 +84,12 @@ def _imported(path: Path) -> Iterator[Path]:
             yield from (file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file())
 
 
-def _held(name: str, site: PretendSite, seed: int) -> dict[str, Any]:
-    """What a site has, as its listings say, and what tells that a file has changed."""
-    held, root = site_cases(name, site, seed), Path(str(site.root))
+def _held(name: str, site: PretendSite, run: Run) -> dict[str, Any]:
+    """What a site has, as its listings say, and what is in its files."""
+    held = site_cases(name, site, run.seed)
     cases = [case for part in (held.train, held.validation, held.test) for case in part]
     listed = [held.fingerprint, held.labels, held.domains, sorted(held.values)]
-    return {"listed": listed, "files": [_stamp(root, file) for case in cases for file in (case.image, case.label)]}
-
-
-def _stamp(root: Path, file: Path) -> tuple[str, int, int]:
-    try:
-        there = file.stat()
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
-    return file.relative_to(root).as_posix(), there.st_size, there.st_mtime_ns
+    return {"listed": listed, "files": [content_of(case, run.preprocess, cache_root()) for case in cases]}
 
 
 def _drop(tree: Any, path: list[str]) -> None:
