@@ -9,6 +9,7 @@ import json
 import operator
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -49,15 +50,35 @@ class SiteCases:
 
 
 def site_cases(name: str, site: SiteFile, seed: int) -> SiteCases:
-    """What site `name` has: selected, split by subject, in order of arrival.
+    """What site `name` has: selected, split by subject, in order of arrival. Read anew only if a listing has changed.
 
     Raises:
         ValueError: folder, selection, split or label names do not fit; the message names the site.
     """
     try:
-        return _site_cases(name, site, seed)
+        asked = (name, site.model_dump_json(), seed, _stamps(site))
+        if asked not in _READ:
+            if len(_READ) == MOST_READ:
+                _READ.clear()
+            _READ[asked] = _site_cases(name, site, seed)
+        return _READ[asked]
     except ValueError as error:
         raise ValueError(f"site {name!r}: {error}") from None
+
+
+_READ: dict[tuple[object, ...], SiteCases] = {}
+MOST_READ = 256
+"""Sites of which a process remembers the listings: a study asks for the same ones in every run."""
+
+
+def _stamps(site: SiteFile) -> tuple[tuple[int, int, int], ...]:
+    """What tells that a listing was written anew; of one that is not there, nothing."""
+    found = []
+    for path in _listings(site, site.root) if site.root else ():
+        with suppress(OSError):
+            there = path.stat()
+            found.append((there.st_ino, there.st_size, there.st_mtime_ns))
+    return tuple(found)
 
 
 def _site_cases(name: str, site: SiteFile, seed: int) -> SiteCases:

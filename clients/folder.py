@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -11,10 +12,15 @@ MAX_JSON = 64 * 2**20
 
 def inside(root: Path, name: str) -> Path:
     """The file that a listing names, relative to the data folder. Raises ValueError for a name that leads out of it."""
-    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
-    if absolute or ".." in PurePosixPath(name).parts or "\0" in name:
+    if _leads_out(name):
         raise ValueError(f"{name!r} leads out of the data folder {root}; its files must lie inside it")
     return root / name
+
+
+@lru_cache(maxsize=2**16)  # a study reads the same listings many times
+def _leads_out(name: str) -> bool:
+    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
+    return absolute or ".." in PurePosixPath(name).parts or "\0" in name
 
 
 def refuse_links_out(root: Path, paths: Iterable[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from clients import model
 from clients.data import Case, SiteCases, site_cases
@@ -18,6 +19,9 @@ from server.arrivals import make_schedule
 from server.strategy import strategy_of
 from simulations.steps import site_steps
 from wire import Weights, size
+
+Seen = tuple[Path, Path, str, frozenset[int]]
+"""A case's image and label, how it is pre-processed, and the values that its label may hold."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,28 @@ def check_names(run: Run) -> None:
             raise ValueError(f"sites.{name}.device: {error}") from None
 
 
-def prepare_all(run: Run, said: Callable[[str, int, int], None] = lambda site, done, of: None) -> dict[str, SiteCases]:
-    """Every site's cases, each pre-processed into the cache. Raises ValueError naming site and case."""
+def prepare_all(
+    run: Run, said: Callable[[str, int, int], None] = lambda site, done, of: None, seen: set[Seen] | None = None
+) -> dict[str, SiteCases]:
+    """Every site's cases, each pre-processed into the cache. Raises ValueError naming site and case.
+
+    `seen`: what other runs have shown to be sound, and need not be opened again; it grows.
+    """
+    seen = set() if seen is None else seen
     found = {name: site_cases(name, site, run.seed) for name, site in run.sites.items()}
     for name, cases in found.items():
         if run.sites[name].learns and not cases.train:
             raise ValueError(f"site {name!r}: no training case is left after the split")
         wanted = [*cases.train, *_probed(run, name), *(cases.test if run.evaluate.on == "test" else cases.validation)]
+        facts = (run.preprocess.model_dump_json(), cases.values)
+        fresh = [case for case in wanted if (case.image, case.label, *facts) not in seen]
         try:
-            for done, volume in enumerate(prepare(wanted, run.preprocess, cache_root()), 1):
+            for done, volume in enumerate(prepare(fresh, run.preprocess, cache_root()), 1):
                 check_values(volume.case, volume.counts, cases.values)
-                said(name, done, len(wanted))
+                said(name, done, len(fresh))
         except ValueError as error:
             raise ValueError(f"site {name!r}: {error}") from None
+        seen |= {(case.image, case.label, *facts) for case in fresh}
     return found
 
 

@@ -17,7 +17,7 @@ from server.alone import Busy, alone
 from server.arrivals import make_schedule
 from server.conduct import SUMMARY, is_finished
 from server.digest import read_record
-from simulations.plan import Plan, make_plan, prepare_all
+from simulations.plan import Plan, Seen, make_plan, prepare_all
 from simulations.pretend import materialise
 from simulations.run_folder import ASKED_FILE, with_absolute_paths, write_run
 from simulations.studies.address import address
@@ -86,8 +86,8 @@ def our_turn(folder: Path) -> Iterator[None]:
         yield
 
 
-def place_of(cell: Cell, shelf: Path) -> Place:
-    """Where a cell's run is, or will be; its data are prepared.
+def place_of(cell: Cell, shelf: Path, seen: set[Seen]) -> Place:
+    """Where a cell's run is, or will be; its data are prepared, but for those that other cells have `seen`.
 
     Raises:
         ValueError: the recipe or the data do not fit; the message names the variant.
@@ -96,7 +96,7 @@ def place_of(cell: Cell, shelf: Path) -> Place:
     run = with_absolute_paths(cell.run.model_copy(update={"engine": local}))
     try:
         whole = materialise(run)
-        plan = make_plan(whole, prepare_all(whole))
+        plan = make_plan(whole, prepare_all(whole, seen=seen))
         folder = shelf / address(whole)
     except ValueError as error:
         raise ValueError(f"variant {cell.variant!r}, seed {cell.seed}, order {cell.order!r}: {error}") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from configs.study import Cell, Study, cells, load_study
 from durable import write_whole
-from simulations.plan import check_names
+from simulations.plan import Seen, check_names
 from simulations.run_folder import is_taken
 from simulations.studies.scales import scale
 from simulations.studies.shelf import Place, outcome, place_of
@@ -70,8 +70,9 @@ def open_study(path: Path, runs: Path, said: Callable[[int, int], None] = lambda
     folder = runs / STUDIES / study.name
     _refuse_taken(runs, folder, path)
     rows: list[tuple[Cell, Place]] = []
+    seen: set[Seen] = set()
     for cell in grid:
-        rows.append((cell, place_of(cell, runs / SHELF)))
+        rows.append((cell, place_of(cell, runs / SHELF, seen)))
         said(len(rows), len(grid))
     _refuse_twins(rows)
     return Sheet(study, folder, tuple(rows))
