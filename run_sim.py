@@ -128,12 +128,18 @@ def do_resume(args: argparse.Namespace) -> int:
 
 def do_check(args: argparse.Namespace) -> int:
     """Validate config and data, and print what would run."""
+    from simulations.hospital import print_site
     from simulations.outline import print_plan
     from simulations.plan import make_plan, prepare_all
     from simulations.pretend import materialise
 
     run = load_run(args.config, edits(args))
     _check_words(run)
+    if args.site:
+        print_site(run, args.site, Console())
+        return 0
+    if not run.sites:
+        raise ValueError(f"{args.config} names no site: each hospital has a site file; look at one with --site site.yaml")
     whole = materialise(run)
     print_plan(make_plan(whole, prepare_all(whole)), run, Console())
     return 0

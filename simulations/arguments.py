@@ -56,6 +56,12 @@ site's own policy (`shares` in its site file) withheld. Every line carries the S
 chain is not whole, so a line was changed, cut out or cut off. Who may write the file could write it anew: note the last
 line's sum elsewhere from time to time.
 """
+CHECK_EXAMPLES = """examples:
+  python run_sim.py check configs/hippocampus.yaml --set memory.budget=32
+  python run_sim.py check configs/deployed.yaml --site /etc/sitestream/site.yaml     at a hospital, before its node connects
+
+Every case is read and prepared on the way, so that nothing is found wrong later.
+"""
 STUDY_EXAMPLES = """examples:
   python run_sim.py study studies/smoke.yaml --dry-run       which runs there would be, and about how long they would take
   python run_sim.py study studies/smoke.yaml                 do what is left of them, several at once, and write the tables
@@ -88,7 +94,8 @@ def read_arguments(given: Sequence[str], about: str | None, commands: Mapping[st
         return sub
 
     run = command("run", "run a config: train, evaluate, write the report")
-    check = command("check", "validate config and data, and print what would run without running it")
+    check = command("check", "validate config and data, and print what would run without running it", CHECK_EXAMPLES)
+    check.add_argument("--site", type=Path, metavar="FILE", help="a hospital's site file: what it would be in such a run")
     for sub in (run, check):
         sub.add_argument("config", type=Path, nargs="?", default=QUICKSTART, help="a YAML file (default: the quickstart)")
         _add_set(sub)
