@@ -16,7 +16,7 @@ import yaml
 
 from configs.load import load_run
 from simulations.phantoms import write_phantoms
-from tests.deployed import HOME, end_worker, free_port
+from tests.deployed import HOME, end_worker, free_port, rows
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 PAGE = (HOME / "docs" / "deploy.md").read_text()
@@ -82,7 +82,17 @@ class Machine(NamedTuple):
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     """A checkout with a venv that is up to date, and stand-ins for what needs root."""
-    root, bin = tmp_path / "m", tmp_path / "m" / "bin"
+    machine = _machine(tmp_path / "m", free_port(), free_port())
+    yield machine
+    for file in tmp_path.glob("*/run/*.pid"):
+        subprocess.run(["kill", "-9", "--", f"-{file.read_text().strip()}"], stderr=subprocess.DEVNULL)
+        subprocess.run(["kill", "-9", file.read_text().strip()], stderr=subprocess.DEVNULL)
+    for root in tmp_path.iterdir():
+        end_worker(root / "var/lib/sitestream/site")
+
+
+def _machine(root: Path, port: int, inner: int) -> Machine:
+    bin = root / "bin"
     for place in ("bin", "run", "home", "etc/systemd/system", "etc/nginx/conf.d", "var/lib", "var/backups", "opt", "srv"):
         (root / place).mkdir(parents=True)
     for name in STANDINS:
@@ -92,13 +102,9 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     environment |= {"PATH": f"{bin}:{os.environ['PATH']}", "HOME": str(root / "home"), "OMP_NUM_THREADS": "1"}
     environment |= {"PRETEND_ETC": str(root / "etc"), "PRETEND_RUN": str(root / "run"), "PRETEND_NGINX": str(NGINX)}
     environment |= {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5", "FLWR_DISABLE_UPDATE_CHECK": "1", "PYTHONWARNINGS": "ignore"}
-    machine = Machine(root, free_port(), free_port(), environment)
+    machine = Machine(root, port, inner, environment)
     _checkout(machine)
-    yield machine
-    for file in (root / "run").glob("*.pid"):
-        subprocess.run(["kill", "-9", "--", f"-{file.read_text().strip()}"], stderr=subprocess.DEVNULL)
-        subprocess.run(["kill", "-9", file.read_text().strip()], stderr=subprocess.DEVNULL)
-    end_worker(root / "var/lib/sitestream/site")
+    return machine
 
 
 def _checkout(machine: Machine) -> None:
@@ -136,14 +142,38 @@ def test_every_command_of_the_page(machine: Machine, session_cache: None) -> Non
         if "enable --now sitestream-site" in block:
             machine.wait_for(lambda: "SuperNode ID" in machine.logs(), "the site to be connected")
             print(f"from nothing to a connected site, without pip's minutes: {time.monotonic() - began:.0f} s")
+            for name in ("north", "south"):
+                _comes_too(machine, name)
+            print(f"from nothing to three connected sites, without pip's minutes: {time.monotonic() - began:.0f} s")
             _refuses_a_peer(machine)
         if "flwr run" in block:
             machine.wait_for((results / "model.safetensors").exists, "the run to end")
     assert (results / "R.csv").exists()
+    arrived = [row["site"] for row in rows(results, "arrive")]
+    assert sorted(arrived) == ["east", "north", "south"]
     audit = next(text for block, text in said.items() if "audit" in block)
     assert "train" in audit and "evaluate" in audit
     unregistered = next(text for block, text in said.items() if "unregister" in block)
     assert "unregistered" in unregistered.lower()
+
+
+def _comes_too(server: Machine, name: str) -> None:
+    """Another hospital does what the page says of one; its own machine knows nothing of the first."""
+    hospital = _machine(server.root.parent / name, server.port, server.inner)
+    hospital.run(_filled_in(hospital, BLOCKS[0][1]))
+    shutil.copy2(server.root / "etc/sitestream/ca.crt", hospital.root / "etc/sitestream")
+    kinds = [kind for kind, _ in BLOCKS]
+    last = next(i for i, (_, block) in enumerate(BLOCKS) if "enable --now sitestream-site" in block)
+    for kind, block in BLOCKS[kinds.index("sh site") : last + 1]:
+        text = _filled_in(hospital, block).replace("east", name)
+        if kind == "sh server":  # the public half of its key is all that the server gets
+            shutil.copy2(hospital.root / "etc/sitestream/node.pub", server.root / "checkout")
+            server.run(text)
+        elif kind == "sh site":
+            hospital.run(text)
+        else:
+            (hospital.root / "checkout" / kind.split()[1]).write_text(text)
+    hospital.wait_for(lambda: "SuperNode ID" in hospital.logs(), f"{name} to be connected")
 
 
 def _filled_in(machine: Machine, block: str) -> str:
