@@ -14,8 +14,11 @@ help: ## this list
 run: install ## four pretend hospitals arrive one after another: train, evaluate, write the report
 	$(BIN)/python run_sim.py run configs/quickstart.yaml
 
-test: install ## the tests
-	$(BIN)/python -m pytest
+test: install ## the tests; beside them those of a real deployment, which mostly wait
+	@log=$$(mktemp) && trap 'kill $$pid 2>/dev/null; rm -f $$log' EXIT; \
+	$(BIN)/python -m pytest -m deployed > $$log 2>&1 & pid=$$!; \
+	$(BIN)/python -m pytest -m "not deployed" --durations=20; code=$$?; \
+	wait $$pid || code=$$?; cat $$log; exit $$code
 
 fuzz: install ## feed every reader what nobody would write, for FUZZ_SECONDS (300); a finding is printed, exit code 1
 	$(BIN)/python -W ignore -m tests.fuzz --seconds $(FUZZ_SECONDS)
@@ -31,6 +34,9 @@ bench: install ## the quick benchmarks: overhead, cost of the policies, scale of
 	$(BIN)/python benchmarks/policy_cost.py
 	$(BIN)/python benchmarks/index_scale.py
 	$(BIN)/python benchmarks/leakage.py
+
+bench-gpu: install ## all that concerns a GPU, in under 8 minutes: throughput, floor, sites per GPU, quickstart's wall time
+	$(BIN)/python benchmarks/gpu.py
 
 studies: install ## the long ones (hours): which memory forgets least, and whether the global index pays
 	$(BIN)/python benchmarks/memory_order.py
@@ -51,5 +57,5 @@ clean: ## remove the runs and the virtual environment
 	rm -rf runs $(VENV)
 	@echo "prepared cases and pretend hospitals stay in $${SITESTREAM_CACHE:-$$HOME/.cache/sitestream}"
 
-.PHONY: help run test fuzz check bench studies keys install clean
+.PHONY: help run test fuzz check bench bench-gpu studies keys install clean
 .DEFAULT_GOAL := help

@@ -3,17 +3,17 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 from zlib import crc32
 
 import numpy as np
-import torch
 from numpy.random import Generator
-from torch import Tensor
 
-from clients.augment import augment
+from clients.ahead import Cut, ahead, pinned
+from clients.augment import Chance, augmented, chance
 from clients.comparison import twin
 from clients.losses import class_weights, targets
 from clients.objective import Batch
@@ -26,6 +26,9 @@ from memory.sample import Sample
 from wire import MOST_DOMAINS, OTHERS
 
 Watch = Callable[[dict[str, Any]], None]
+
+BLOCK = 64
+"""Deferred steps at most before what they told is fetched: a screen shows the loss that late."""
 
 
 @dataclass
@@ -78,36 +81,49 @@ class Round:
         return ceil(self.train.sampling_rate * len(group) / self.train.batch)
 
     def _train(self, steps: int) -> None:
-        for _ in range(steps):
-            drawn = self.policy.draw(self.samples, self.train.batch, self.rng)
-            told = self._step(drawn)
-            if told is not None:  # a dropped step has trained on nothing
-                self.draws += len(drawn)
-                self._learn(drawn, told)
-            self.watch(self.facts())
+        block = BLOCK if self.trainer.deferred else 1
+        for done in range(0, steps, block):
+            self._train_block(min(block, steps - done))
 
-    def _step(self, drawn: Sequence[Sample]) -> Step | None:
-        image_BCXYZ, label_BXYZ, weight_BT, annotated_BT = self._cut(drawn)
-        image_BCXYZ, label_BXYZ = augment(image_BCXYZ, label_BXYZ, self.train.augment, self.rng)
+    def _train_block(self, steps: int) -> None:
+        """Steps of which nothing is told before the last is done. So no draw among them can depend on another's outcome,
+        whatever the policy, and the batches may be made ahead; those of the next block may not."""
+        untold: list[Sequence[Sample]] = []
+        with closing(ahead(self._next, steps)) as batches:
+            for drawn, cut, chances in batches:
+                told = self._step(cut, chances)
+                untold.append(drawn)
+                if len(untold) == steps:
+                    for each, now in zip(untold, self.trainer.settle() if self.trainer.deferred else [told], strict=True):
+                        self._learn(each, now)
+                self.watch(self.facts())
+
+    def _next(self) -> tuple[list[Sample], Cut, Chance]:
+        """The next step's samples, their patches, and what chance says for them; the memory stays as it is meanwhile."""
+        drawn = self.policy.draw(self.samples, self.train.batch, self.rng)
+        cut = self._cut(drawn)
+        return drawn, cut, chance(self.train.augment, len(drawn), self.train.patch, self.rng)
+
+    def _step(self, cut: Cut, chances: Chance) -> Step | None:
+        image_BCXYZ, label_BXYZ, weight_BT, annotated_BT = cut.on(self.trainer.device)
+        image_BCXYZ, label_BXYZ = augmented(image_BCXYZ, label_BXYZ, chances)
         target_BTXYZ = targets(label_BXYZ, list(self.labels.values()))
         return self.trainer.step(image_BCXYZ, target_BTXYZ, weight_BT, annotated_BT)
 
     def held(self) -> Iterator[Batch]:
         """The memory's samples, one at a time, not augmented."""
         for sample in self.samples:
-            image_BCXYZ, label_BXYZ, weight_BT, annotated_BT = self._cut([sample])
+            image_BCXYZ, label_BXYZ, weight_BT, annotated_BT = self._cut([sample]).on(self.trainer.device)
             yield Batch(image_BCXYZ, targets(label_BXYZ, list(self.labels.values())), weight_BT, annotated_BT)
 
-    def _cut(self, drawn: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Images, label values, weight of each class, and, if not all classes were drawn in all of them, which were."""
+    def _cut(self, drawn: Sequence[Sample]) -> Cut:
         volumes = [self.volume(sample.case) for sample in drawn]
-        values = list(self.labels.values())
+        values, device = list(self.labels.values()), self.trainer.device
         image, label = cut_batch(volumes, values, self.train.patch, self.train.foreground, self.rng)
-        device = self.trainer.device
-        weight_BT = torch.from_numpy(np.stack([self._class_weights(volume) for volume in volumes])).to(device)
+        weight_BT = np.stack([self._class_weights(volume) for volume in volumes])
         annotated_BT = np.stack([self._annotated(volume) for volume in volumes])
-        told = None if annotated_BT.all() else torch.from_numpy(annotated_BT).to(device)
-        return torch.from_numpy(image).to(device).float(), torch.from_numpy(label).to(device), weight_BT, told
+        told = None if annotated_BT.all() else pinned(annotated_BT, device)
+        return Cut(pinned(image, device), pinned(label, device), pinned(weight_BT, device), told)
 
     def _annotated(self, volume: Volume) -> np.ndarray:
         """[T] whether each class was drawn in this case."""
@@ -127,7 +143,10 @@ class Round:
             self._weights[volume.case] = weight_T
         return self._weights[volume.case]
 
-    def _learn(self, drawn: Sequence[Sample], told: Step) -> None:
+    def _learn(self, drawn: Sequence[Sample], told: Step | None) -> None:
+        if told is None:  # a dropped step has trained on nothing
+            return
+        self.draws += len(drawn)
         uncertainty_B = told.bce_B if self.memory.uncertainty == "loss" else told.entropy_B
         for i, sample in enumerate(drawn):
             sample.visit(float(told.bce_B[i]), float(uncertainty_B[i]), told.feature_BE[i])

@@ -1,12 +1,12 @@
 """A training step and what it tells of each sample. Runs without Flower and Ray.
 
-CPU: float32. CUDA: bfloat16 autocast, channels last, optional torch.compile.
+CPU: float32. CUDA: bfloat16 autocast, channels last, optional torch.compile, and no wait for the device within a block of
+steps: what they told stays there until it is asked for (`Trainer.settle`).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,32 +14,11 @@ from torch import Tensor
 from clients.losses import binary_entropy, weighted_bce_dice
 from clients.model import HEAD, Segmenter
 from clients.objective import Batch, Terms
+from clients.told import Part, Step, Untold, step_of
 from configs.schema import Train
 
 MAX_DROPPED = 10
 """Steps in a row that may have a non-finite loss before the site's round ends."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step told of its samples."""
-
-    loss_B: NDArray[np.float64]
-    bce_B: NDArray[np.float64]
-    entropy_B: NDArray[np.float64]
-    feature_BE: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Part:
-    """What some patches of a batch gave."""
-
-    loss: Tensor
-    """What was descended, weighted by the part's share of the batch."""
-    loss_B: Tensor
-    bce_B: Tensor
-    entropy_B: Tensor
-    feature_BE: Tensor
 
 
 def in_parts(batch: Batch, micro: int) -> Iterator[Batch]:
@@ -69,14 +48,38 @@ def uses_bfloat16(recipe: Train, device: torch.device) -> bool:
 
 
 def place(model: Segmenter, device: torch.device) -> Segmenter:
-    """The model on its device; on a GPU with channels last, the layout its convolutions are fast in."""
+    """The model on its device; on a GPU with channels last, the layout its convolutions are fast in.
+
+    Images need nothing: of one channel they are both layouts at once, and the first convolution goes by its weights'.
+    """
     if device.type == "cuda":
         return model.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
     return model.to(device)
 
 
+@lru_cache(maxsize=2)
+def compiled(model: Segmenter) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The network under torch.compile, once per process: new weights in it are no new program, so every later round of any
+    site that trains in it finds it compiled.
+
+    Between processes (actors, runs) torch shares what it generated: the graph cache (TORCHINDUCTOR_FX_GRAPH_CACHE, on unless
+    0) in TORCHINDUCTOR_CACHE_DIR, one folder per user in the temporary one; a new process only traces anew.
+    """
+    return torch.compile(model)
+
+
+def defers(device: torch.device, terms: Terms) -> bool:
+    """Whether steps are deferred: on a GPU, unless the objective corrects gradients. It adds up what it corrects, and a step
+    that was dropped must not be in that sum."""
+    return device.type == "cuda" and terms.correct is None
+
+
 class Trainer:
     """AdamW over one site's round. `rows` are the head rows of the classes that the site annotates.
+
+    `deferred`, on a GPU: a step returns at once. Whether it was finite the device decides: if not, its update is none there.
+    What was told, and what was dropped, is known after `settle`; until then a dropped step counts as one (of the warm-up
+    too).
 
     With `micro` above 0 a batch passes the network so many patches at a time and the gradients are added up: in less memory
     the same step, up to rounding. The supervised loss is a mean over samples. So is an objective's term (distill, condist),
@@ -93,7 +96,9 @@ class Trainer:
         self.steps = self.dropped = self._dropped_in_a_row = 0
         self._rows = torch.as_tensor(list(rows), device=self.device)
         self._others = torch.as_tensor([row for row in range(len(model.classes)) if row not in rows], device=self.device)
-        self._run = torch.compile(model) if recipe.compile else model
+        self.deferred = defers(self.device, self.terms)
+        self._untold = Untold()
+        self._run = compiled(model) if recipe.compile else model
         self._bfloat16 = uses_bfloat16(recipe, self.device)
         named = dict(model.named_parameters())
         head = [named[name] for name in HEAD]
@@ -108,7 +113,8 @@ class Trainer:
     ) -> Step | None:
         """One step, of patches in which all annotated classes were drawn, or those of `annotated_BT`.
 
-        Returns None if the loss or a gradient was not finite: then the step is dropped and counted.
+        Returns None if the loss or a gradient was not finite: then the step is dropped and counted. Deferred steps return
+        None too, and `settle` what they told.
 
         Raises:
             ArithmeticError: MAX_DROPPED steps in a row were dropped.
@@ -119,21 +125,38 @@ class Trainer:
         loss = torch.stack([part.loss for part in parts]).sum()
         self._mask()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip)
-        if not torch.isfinite(loss + norm):
+        finite = torch.isfinite(loss + norm)
+        if self.deferred:
+            self._descend_where(finite, annotated_BT)
+            self._untold.add(finite, parts)
+            return None
+        if not finite:
             self._drop()
             return None
         if self.terms.correct:
             self.terms.correct()
             self._mask()
         self._descend(self._rows if annotated_BT is None else self._rows[annotated_BT.any(0)])
-        return Step(
-            _numbers(torch.cat([part.loss_B for part in parts])),
-            _numbers(torch.cat([part.bce_B for part in parts])),
-            _numbers(torch.cat([part.entropy_B for part in parts])),
-            torch.cat([part.feature_BE for part in parts]).cpu().numpy(),
-        )
+        self.steps += 1
+        self._dropped_in_a_row = 0
+        return step_of(parts)
 
-    def _gradients(self, part: Batch, share: float) -> "Part":
+    def settle(self) -> list[Step | None]:
+        """What the deferred steps since the last time told, in order, fetched at once; None: a dropped one.
+
+        Raises:
+            ArithmeticError: MAX_DROPPED steps in a row were dropped.
+        """
+        told = self._untold.take()
+        for step in told:
+            if step is None:
+                self.steps -= 1
+                self._drop()
+            else:
+                self._dropped_in_a_row = 0
+        return told
+
+    def _gradients(self, part: Batch, share: float) -> Part:
         """Add a part's gradients, weighted by its share of the batch; nothing of its graph lives on."""
         added: Tensor | float = 0.0
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
@@ -153,21 +176,38 @@ class Trainer:
         if len(self._others) and (self.terms.loss or self.terms.correct):  # the supervised loss never reaches them
             for tensor in self._head:
                 if tensor.grad is not None:
-                    tensor.grad[self._others] = 0
+                    tensor.grad.index_fill_(0, self._others, 0)
 
-    def _descend(self, rows: Tensor) -> None:
-        """AdamW's step; of the head, only these rows decay."""
+    def _warm(self) -> float:
+        """Give AdamW this step's learning rate."""
         lr = self.recipe.lr
         if self.recipe.schedule == "rewarmed":
             lr *= min(1.0, (self.steps + 1) / self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        return lr
+
+    def _descend(self, rows: Tensor) -> None:
+        """AdamW's step; of the head, only these rows decay."""
+        lr = self._warm()
         with torch.no_grad():
             for tensor in self._head:
                 tensor[rows] *= 1 - lr * self.recipe.weight_decay
         self.optimizer.step()
+
+    def _descend_where(self, finite: Tensor, annotated_BT: Tensor | None) -> None:
+        """The same where `finite` (a number on the device), else nothing at all; the host need not know which."""
+        lr = self._warm()
+        decay_T = finite.expand(len(self._rows)) if annotated_BT is None else annotated_BT.any(0) & finite
+        kept_T = torch.ones(len(decay_T), device=self.device).masked_fill_(decay_T, 1 - lr * self.recipe.weight_decay)
+        with torch.no_grad():
+            kept_C = torch.ones(len(self.model.classes), device=self.device).index_copy_(0, self._rows, kept_T)
+            for tensor in self._head:
+                tensor.mul_(kept_C.view(-1, *[1] * (tensor.ndim - 1)))
+        # What torch.amp.GradScaler tells a fused optimizer: where it is 1, parameters, moments and step counts stay.
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
         self.steps += 1
-        self._dropped_in_a_row = 0
 
     def _drop(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -197,7 +237,3 @@ class Trainer:
                 state[key] = grown
             state["step"] = state["step"].to(self.device)
             self.optimizer.state[tensor] = state
-
-
-def _numbers(values_B: Tensor) -> NDArray[np.float64]:
-    return values_B.detach().double().cpu().numpy()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clients.augment import MAX_ANGLE, MAX_SCALE, _matrix, augment, gin
+from clients.augment import MAX_ANGLE, MAX_SCALE, _matrix, augment, draw_gin, gin
 from configs.schema import Augment
 
 OFF = Augment(flip=(0, 0, 0), affine=0, intensity=0, gin=0)
@@ -90,17 +90,17 @@ def test_intensities_leave_the_label_alone(batch, recipe):
 
 
 def test_gin_keeps_the_norm_and_treats_each_image_for_itself(batch):
-    changed = gin(batch[0], np.random.default_rng(0))
+    changed = gin(batch[0], draw_gin(3, np.random.default_rng(0)))
     norms = [x.flatten(1).norm(dim=1) for x in (batch[0], changed)]
     torch.testing.assert_close(norms[0], norms[1])
-    same = gin(batch[0][:1].expand(3, -1, -1, -1, -1).contiguous(), np.random.default_rng(0))
+    same = gin(batch[0][:1].expand(3, -1, -1, -1, -1).contiguous(), draw_gin(3, np.random.default_rng(0)))
     assert not torch.allclose(same[0], same[1]) and not torch.allclose(same[1], same[2])
 
 
 def test_gin_of_one_image_does_not_read_its_neighbours(batch):
     other = batch[0].clone()
     other[1:] = 7.0
-    first, second = (gin(image, np.random.default_rng(0))[0] for image in (batch[0], other))
+    first, second = (gin(image, draw_gin(3, np.random.default_rng(0)))[0] for image in (batch[0], other))
     torch.testing.assert_close(first, second)
 
 

@@ -182,7 +182,7 @@ def test_a_dropped_step_counts_neither_as_draws_nor_as_a_visit(site, monkeypatch
 class Teller:
     """A trainer that says 10, 20, ... of the samples of a batch, in their order."""
 
-    device, steps, dropped = torch.device("cpu"), 0, 0
+    device, steps, dropped, deferred = torch.device("cpu"), 0, 0, False
 
     def __init__(self):
         self.weights = []
