@@ -1,6 +1,6 @@
 """Results on full volumes: sliding window, threshold .5, Dice per case and class; surfaces when asked."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from clients.losses import targets
 from clients.model import Segmenter
 from clients.prepare import Volume
 from clients.scan import Scan
+from clients.windows import blended
 from configs.schema import Evaluate
 
 NSD_TOLERANCE_MM = 1.0
@@ -28,23 +29,30 @@ def logits_of(
     model: Segmenter, volume: Volume | Scan, rows: Sequence[int], patch: Sequence[int], recipe: Evaluate, bfloat16: bool = False
 ) -> Tensor:
     """[T, X, Y, Z] logits on the model's device, blended from overlapping windows: above 0 a class is seen."""
-    from monai.inferers import sliding_window_inference
+    (logits_TXYZ,) = logits_of_each(model, [volume], rows, patch, recipe.overlap, recipe.batch or 1, bfloat16)
+    return logits_TXYZ
 
-    parameter = next(model.parameters())
-    image_BCXYZ = torch.from_numpy(volume.image_XYZ.astype(np.float32))[None, None].to(parameter.device)
-    chosen = torch.as_tensor(list(rows), device=parameter.device)
+
+def logits_of_each(
+    model: Segmenter,
+    volumes: Iterable[Volume | Scan],
+    rows: Sequence[int],
+    patch: Sequence[int],
+    overlap: float,
+    batch: int,
+    bfloat16: bool,
+) -> Iterator[Tensor]:
+    """As `logits_of`, of volume after volume: a batch holds so many windows, whichever volume they are of."""
+    device = next(model.parameters()).device
+    chosen = torch.as_tensor(list(rows), device=device)
 
     def window_logits(window_BCXYZ: Tensor) -> Tensor:
-        with torch.autocast(parameter.device.type, torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             logits_BCXYZ = model(window_BCXYZ)[0]
         return logits_BCXYZ.index_select(1, chosen).float()
 
-    with torch.inference_mode():
-        logits = sliding_window_inference(
-            image_BCXYZ, patch, recipe.batch, window_logits, overlap=recipe.overlap, mode="gaussian", cval=volume.floor
-        )
-    assert isinstance(logits, Tensor)
-    return logits[0]
+    images = ((volume.image_XYZ, volume.floor) for volume in volumes)
+    return blended(images, window_logits, patch, overlap, batch, device)
 
 
 def scores(
@@ -70,12 +78,13 @@ def _surface(guess: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: Sequen
         return {"hd95": None, "nsd": None}
     if not guess.any() or not truth.any():
         return {"hd95": float(np.linalg.norm(np.multiply(truth.shape, spacing))), "nsd": 0.0}
-    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+    from monai.metrics.utils import get_edge_surface_distance
 
-    pair = [torch.from_numpy(mask)[None, None] for mask in (guess, truth)]
-    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=list(spacing))
-    nsd = compute_surface_dice(*pair, [NSD_TOLERANCE_MM], include_background=True, spacing=list(spacing))
-    return {"hd95": float(hd95), "nsd": float(nsd)}
+    pair = [torch.from_numpy(mask) for mask in (guess, truth)]
+    _, distances, _ = get_edge_surface_distance(*pair, spacing=list(spacing), symmetric=True)  # both ways, once for both
+    hd95 = max(float(torch.quantile(mm, 0.95)) for mm in distances)
+    near = sum((mm <= NSD_TOLERANCE_MM).sum() for mm in distances)
+    return {"hd95": hd95, "nsd": float(near / sum(map(len, distances)))}
 
 
 def truth_of(volume: Volume, labels: Mapping[str, Sequence[int]]) -> NDArray[np.bool_]:

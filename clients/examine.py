@@ -1,6 +1,5 @@
 """A site's evaluation: the model on its own test cases, as it is or tuned to the site first."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,9 @@ from clients import evaluate
 from clients.micro import ONE_PATCH, halved, with_fewer
 from clients.model import Segmenter
 from clients.personal import tune
-from clients.prepare import Volume
-from clients.slices import keep_slices
+from clients.slices import Worst
 from clients.snapshot import Snapshot
 from clients.train import pick_device, uses_bfloat16
-from configs.schema import Run
 from wire import Order, Reply, Weights
 
 if TYPE_CHECKING:
@@ -46,25 +43,40 @@ def _model(site: "Site", order: Order, weights: Weights, after: Snapshot, micro:
 
 def _results(site: "Site", order: Order, segmenter: Segmenter, windows: int) -> list[dict[str, Any]]:
     """A row per test case and class; `windows` at a time (0: as the recipe says), fewer from where memory runs out."""
-    told: list[dict[str, Any]] = []
-    run, labels, rows = site.run, site.cases.labels, site.rows(order)
+    told: list[list[dict[str, Any]]] = []
+    run, rows = site.run, site.rows(order)
+    worst = Worst(run.evaluate.slices if order.last else 0)
+    whole = run.evaluate.batch or run.train.batch
     half = uses_bfloat16(run.train, pick_device(site.site.device))
-    for done, case in enumerate(site.tests):
+
+    def rest(windows: int) -> None:
+        """Add the cases that are not told yet, each as soon as it is seen whole."""
+        names = [case.name for case in site.tests[len(told) :]]
+        volumes = map(site.volume, names)  # opened as they are needed: each holds files open
+        seen = evaluate.logits_of_each(segmenter, volumes, rows, run.train.patch, run.evaluate.overlap, windows or whole, half)
+        for name, logits_TXYZ in zip(names, seen, strict=True):
+            told.append(_told(site, order, name, (logits_TXYZ > 0).cpu().numpy(), worst))
+            if len(told) < len(site.tests):
+                _show(site, order, len(told))
+
+    _show(site, order, 0)
+    with_fewer(rest, whole, windows, "one window of a volume at a time")
+    if worst.cases:
+        worst.write(site.folder / "slices", order.round)
+    return [row for case in told for row in case]
+
+
+def _show(site: "Site", order: Order, done: int) -> None:
+    if site.tests:
         site.progress.show("evaluate", round=order.round, done=done, of=len(site.tests))
-        volume = site.volume(case.name)
-        guess = partial(_predict, segmenter, volume, rows, run, half)
-        prediction, windows = with_fewer(guess, run.evaluate.batch, windows, "one window of a volume at a time")
-        truth = evaluate.truth_of(volume, labels)
-        spacing = volume.spacing if order.last and run.evaluate.surface else None
-        found = list(evaluate.scores(prediction, truth, list(labels), spacing))
-        told += [{"case": site.keyed(case.name), **row} for row in found]
-        if order.last and done < run.evaluate.slices:
-            keep_slices(site.folder / "slices", site.keyed(case.name), volume, prediction, truth, found, order.round)
-    return told
 
 
-def _predict(
-    segmenter: Segmenter, volume: Volume, rows: Sequence[int], run: Run, half: bool, windows: int
-) -> NDArray[np.bool_]:
-    recipe = run.evaluate.model_copy(update={"batch": windows or run.evaluate.batch})
-    return evaluate.predict(segmenter, volume, rows, run.train.patch, recipe, half)
+def _told(site: "Site", order: Order, case: str, prediction_TXYZ: NDArray[np.bool_], worst: Worst) -> list[dict[str, Any]]:
+    """A case's rows; after the last round with surfaces."""
+    labels, name, volume = site.cases.labels, site.keyed(case), site.volume(case)
+    truth_TXYZ = evaluate.truth_of(volume, labels)
+    spacing = volume.spacing if order.last and site.run.evaluate.surface else None
+    found = list(evaluate.scores(prediction_TXYZ, truth_TXYZ, list(labels), spacing))
+    if worst.most:
+        worst.add(name, volume, prediction_TXYZ, truth_TXYZ, found)
+    return [{"case": name, **row} for row in found]

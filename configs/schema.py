@@ -13,7 +13,7 @@ from configs.checks import problems
 from configs.export import Export as Export
 from configs.faults import Faults as Faults
 from configs.memory import Index, Memory, Sketch
-from configs.site import Includes, PretendSite, Split, Strict, is_site_name
+from configs.site import Gpus, Includes, PretendSite, Split, Strict, is_site_name
 from configs.site import Phantoms as Phantoms
 from configs.site import Selection as Selection
 from configs.site import SiteFile as SiteFile
@@ -118,12 +118,12 @@ class Evaluate(Strict):
     """The cases that count."""
     overlap: float = Field(0.5, ge=0, lt=1)
     """Overlap of the windows, blended with Gaussian weights."""
-    batch: int = Field(1, ge=1)
-    """Windows at a time."""
+    batch: int | None = Field(None, ge=1)
+    """Windows at a time; none: as many as `train.batch`."""
     surface: bool = True
     """HD95 and NSD (1 mm) after the last stage."""
     slices: int = Field(1, ge=0)
-    """Test cases per site whose slices are kept, in the site's folder, for a simulation's report."""
+    """Test cases per site, those of the lowest Dice, whose slices are kept, in the site's folder, for a simulation's report."""
     probe: int | None = Field(None, ge=0, le=1000)
     """After the last stage each held-out site (`learns: false`) tunes a copy of the model on its own training cases for so many
     steps, evaluates it and throws it away; none or 0: no probe. More than 1000 no site does for a server that asks."""
@@ -146,8 +146,9 @@ class Engine(Strict):
     """Seconds without news after which the screen says what is being waited for."""
     cpus: float = Field(1, gt=0)
     """CPU cores of each site's actor (and threads of its training), unless the site says otherwise."""
-    gpus: float = Field(0, ge=0)
-    """GPUs of each site's actor, unless the site says otherwise; .25 puts four sites on one."""
+    gpus: Gpus = 0.0
+    """GPUs of each site's actor, unless the site says otherwise; .25 puts four sites on one; auto: a site has one to itself
+    until it is known what it takes of its memory, then as many sites share one as fit. Without a GPU auto is none."""
 
 
 class Run(Strict):

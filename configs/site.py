@@ -3,11 +3,12 @@
 The text under a field is its documentation.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
 class Strict(BaseModel):
@@ -19,6 +20,23 @@ class Strict(BaseModel):
 def is_site_name(name: str) -> bool:
     """Whether a site may be called so: letters, digits, '-' and '_', a letter or digit first. Names become file names."""
     return name.replace("-", "").replace("_", "").isalnum() and name[0].isalnum()
+
+
+def gpus(value: object) -> object:
+    """The same, once it is sure that it is auto, a share of one GPU, or whole ones. Raises ValueError for all else."""
+    if value != "auto":
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise ValueError("must be auto, or a number") from None
+        if not 0 <= number < math.inf or (number > 1 and number % 1):
+            raise ValueError("must be auto, a share of one GPU up to 1, or whole GPUs: a share never spans two")
+        return number
+    return value
+
+
+Gpus = Annotated[float | Literal["auto"], BeforeValidator(gpus)]
+"""GPUs of an actor: a share of one, whole ones, or auto: a share as large as what its work turns out to take."""
 
 
 class Selection(Strict):
@@ -139,8 +157,8 @@ class SiteFile(Strict):
     """Where this site trains: auto, cpu, cuda, cuda:1 ..."""
     cpus: float = Field(1, gt=0)
     """CPU cores: threads of its training, and its actor's size (ray). A simulation's default: `engine.cpus`."""
-    gpus: float = Field(0, ge=0)
-    """GPUs of this site's actor (ray); .25 puts four sites on one. A simulation's default: `engine.gpus`."""
+    gpus: Gpus = 0.0
+    """GPUs of this site's actor (ray): a share of one, whole ones, or auto. A simulation's default: `engine.gpus`."""
 
 
 class Phantoms(Strict):

@@ -14,8 +14,9 @@ from server.slices import PLAIN, Slices, find_slices, read_slices, slice_figure
 SLICES_ROOM = 1_800_000
 """Characters of embedded slices at most: the page stays under 3 MB."""
 ABOUT = (
-    "Planes through the middle of the label; the patient's right is on the right. Beside a class: its Dice in the volume. "
-    "The slider goes through the axial slices from below: on the left the label's outlines, on the right the prediction's."
+    "Each site's cases of the lowest Dice. Planes through the middle of the label; the patient's right is on the right. "
+    "Beside a class: its Dice in the volume. The slider goes through the axial slices from below: on the left the label's "
+    "outlines, on the right the prediction's."
 )
 
 

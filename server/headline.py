@@ -7,6 +7,7 @@ from typing import Any
 from server.digest import Digest, Row
 from server.metrics import Measured
 from server.page import duration, number, text
+from server.shares import evaluation_share
 from server.spread import case_dice, reach, reach_of_mean
 
 CHOICES = ("merge", "weigh", "share", "objective")
@@ -22,7 +23,7 @@ def headline(run: Digest) -> str:
         (number(_value(run, "bwt.gem"), sign=True), "change since learnt (bwt.gem)"),
         (number(_value(run, "fgt.chaudhry")), "forgetting (fgt.chaudhry)"),
         (f"{len(run.matrix.sites or run.sites)} · {max(run.matrix.last, 0)} · {run.last_round}", "sites · stages · rounds"),
-        (duration(run.seconds), "wall time"),
+        (duration(run.seconds), ", ".join(filter(None, ("wall time", evaluation_share(run.end))))),
         (text(run.run.get("seed", "–")), "seed"),
     ]
     shown = "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in tiles)

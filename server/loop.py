@@ -1,11 +1,10 @@
 """A run, round by round: `Loop.round` is the whole story, the rest are its sentences."""
 
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import Any
 
 from configs.schema import Run
 from server import checkpoint
@@ -19,6 +18,7 @@ from server.pins import note_refusals
 from server.reception import Reception
 from server.record import Record
 from server.remembered import Remembered
+from server.reuse import CaseRows, fingerprint, told_before
 from server.sites import Sites
 from server.turn import Turn
 from server.updates import why_unfit
@@ -26,8 +26,6 @@ from server.waiting import Waiting
 from strategies import Strategy
 from strategies.base import State, Weights
 from wire import Failure, Reply
-
-CaseRows = list[dict[str, Any]]
 
 MAX_SILENT = 2
 """Rounds in a row in which nobody answers: then it is not a site that has a fault, but the run."""
@@ -174,23 +172,35 @@ class Loop:
     def evaluate(self, federation: Federation, stage: str, last: bool = False) -> tuple[Federation, CaseRows]:
         """Every connected site evaluates the model on its own test cases; their Dice are a row of R."""
         clock = time.perf_counter()
-        tested = self.tested(federation)
-        orders = [replace(self.orders.order(federation, s, "evaluate", federation.round), last=last) for s in tested]
+        tested, model = self.tested(federation), fingerprint(federation.state.weights, federation.classes)
+        since, known = self.known_already(model, tested, last)
+        asked = [site for site in tested if site not in known]
+        orders = [replace(self.orders.order(federation, s, "evaluate", federation.round), last=last) for s in asked]
         replies, failures = self.orders.ask(federation.state.weights, orders, of_its_classes(federation))
-        if orders and not replies:
+        if orders and not (replies or known):
             why = f"{failures[0].site}: {failures[0].reason}"
             raise CannotContinue(f"no site answered the evaluation of stage {stage!r} ({why})")
+        told = dict(sorted({**known, **{site: list(reply.rows) for site, reply in replies.items()}}.items()))
         columns = self.hospitals(self.schedule.in_order(federation.known))
-        dice = {site: site_dice(replies[site].rows) if site in replies else float("nan") for site in columns}
-        rows = [{**row, "site": site} for site, reply in replies.items() for row in reply.rows]
+        dice = {site: site_dice(told[site]) if site in told else float("nan") for site in columns}
+        rows = [{**row, "site": site} for site, found in told.items() for row in found]
         for row in rows:
             self.record.append("case" if "case" in row else "class", stage=stage, **row)
-        for site, value in dice.items():
-            if site in replies:
-                self.record.append("result", stage=stage, site=site, dice=value)
+        for site in (site for site in dice if site in told):
+            copied = {"reused": since} if site in known else {}
+            self.record.append("result", stage=stage, site=site, dice=dice[site], model=model, **copied)
         results = federation.results.with_row(stage, dice)
         write_results(results, self.folder)
         return replace(federation, results=results).spend("evaluating", time.perf_counter() - clock), rows
+
+    def known_already(self, model: str, tested: list[str], last: bool) -> tuple[str, Mapping[str, CaseRows]]:
+        """The last evaluation's stage and its rows by site, where the model is the same (server.reuse).
+
+        Only in a simulation: whether a hospital's test cases are still the same, the hospital alone knows. What stays at home
+        changes without a merge, and the last evaluation measures what no other does.
+        """
+        more = last and (self.run.evaluate.surface or self.run.evaluate.slices)
+        return told_before(self.record, model, tested) if self.run.sites and not self.orders.home and not more else ("", {})
 
     def personalise(self, federation: Federation, rows: CaseRows) -> tuple[Federation, CaseRows]:
         """If the recipe wants it, and there was a last stage: what every site reaches with a model tuned to itself."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from server.shares import evaluation_share
 from simulations.watch import real
 
 PRESENCE = {"arrive": "arrives", "pause": "pauses", "return": "returns", "leave": "leaves"}
@@ -61,7 +62,8 @@ class Lines:
                 self._metrics.append(f"{event.get('id')} {value:.3f}")
             elif kind == "end":
                 seconds = real(event.get("seconds"))
-                yield ", ".join(["done" if seconds is None else f"done in {seconds:.0f} s", *self._metrics])
+                done = "done" if seconds is None else f"done in {seconds:.0f} s"
+                yield ", ".join(filter(None, (done, evaluation_share(event), *self._metrics)))
 
     def rest(self) -> Iterator[str]:
         """The line of a stage's results, if some are still untold."""

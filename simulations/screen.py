@@ -142,6 +142,7 @@ def _header(watch: Watch, rows: Iterable[Row]) -> Text:
         [f"stage {plain(watch.stage)}"] if watch.stage else []
     )
     facts += [("done in " if watch.ended else "elapsed ") + clock(watch.elapsed())]
+    facts += [watch.evaluating] if watch.evaluating else []
     facts += [f"{clock(eta)} left"] if eta is not None else []
     facts += [f"{traffic / 1e6:.1f} MB"] if traffic else []
     return Text.assemble((plain(watch.name), "bold"), *(f" · {fact}" for fact in facts))

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from server.shares import evaluation_share
+
 PRESENCE = {"arrive": "present", "return": "present", "pause": "paused", "leave": "left"}
 WITH_A_REPLY = ("memory", "damaged")
 """Faults of which a site tells when it has succeeded: they are shown until it does so again."""
@@ -66,7 +68,7 @@ class Watch:
         self._forget()
 
     def _forget(self) -> None:
-        self.name, self.stage, self.round, self.ended = self.folder.name, "", 0, False
+        self.name, self.stage, self.round, self.ended, self.evaluating = self.folder.name, "", 0, False, ""
         self._offset = 0
         self._sites = {name: _Site(Row(name)) for name in self.names}
         self._seconds: dict[int, float] = {}
@@ -155,7 +157,7 @@ class Watch:
         if kind == "run":
             self.name = str(event.get("name", self.name))
         elif kind == "end":
-            self.ended = True
+            self.ended, self.evaluating = True, evaluation_share(event)
         elif kind == "round":
             self._seconds[round_] = real(event.get("seconds")) or 0.0
         if kind in ("arrive", "round", "train", "result"):

@@ -30,7 +30,7 @@ BASE = {
 
 @pytest.fixture
 def place(tmp_path):
-    return place_of(Cell("base", 0, "as written", build_run(BASE)), tmp_path / "shelf")
+    return place_of(Cell("base", 0, "as written", build_run(BASE)), tmp_path / "shelf", set())
 
 
 def told(folder, seconds, tests_s):
@@ -70,7 +70,7 @@ def test_a_fast_recipe_gets_as_many_steps_as_there_may_be(place, monkeypatch):
 def test_a_trial_is_one_site_that_learns_and_a_subject_of_a_few(tmp_path, paradigm):
     """What lies inside what may name classes of sites that are left out; the extra client is no site of the recipe."""
     tree = BASE | {"paradigm": paradigm, "arrivals": {}}
-    short = timing._shortened(place_of(Cell("base", 0, "as written", build_run(tree)), tmp_path), 3)
+    short = timing._shortened(place_of(Cell("base", 0, "as written", build_run(tree)), tmp_path, set()), 3)
     assert len(short.sites) == timing.SITES and [site.learns for site in short.sites.values()] == [True, False, False, False]
     assert "watcher" not in short.sites and (short.train.sampling_rate, short.stream.cases_per_round) == (3, 2)
     held = {name: timing.site_cases(name, site, short.seed) for name, site in short.sites.items()}
