@@ -4,9 +4,11 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from configs.load import load_run
 from configs.schema import Run
+from configs.site import PretendSite
 from server.alone import alone
 from simulations.run_folder import ASKED_FILE as ASKED_FILE
 from simulations.run_folder import SITES_FILE
@@ -66,8 +68,8 @@ def _simulate_on_ray(run: Run, folder: Path, folders: dict[str, Path], told: dic
     from simulations.ray_grid import Node, RayGrid
 
     nodes = [
-        Node(name, {"site-name": name, "site-folder": str(place)}, run.sites[name].cpus, run.sites[name].gpus)
-        for name, place in folders.items()
+        Node(name, {"site-name": name, "site-folder": str(folders[name])}, site.cpus, _gpus(site), _data(run, name))
+        for name, site in run.sites.items()
     ]
     logging.getLogger("flwr").setLevel(logging.WARNING)
     engine = run.engine
@@ -79,9 +81,21 @@ def _simulate_on_ray(run: Run, folder: Path, folders: dict[str, Path], told: dic
         retries=engine.retries,
         log=folder / "log.txt",
         run_config=told,
+        folder=folder,
     )
     try:
         with grid:
             serve(grid, told)
     except RayStopped as error:
         raise CannotContinue(str(error)) from None
+
+
+def _gpus(site: PretendSite) -> float | Literal["auto"]:
+    """A site that trains on a CPU needs no share of a GPU, unless it says so itself."""
+    return 0.0 if site.gpus == "auto" and site.device == "cpu" else site.gpus
+
+
+def _data(run: Run, name: str) -> str:
+    """The folder of a site's data."""
+    root = run.sites[name].root or run.data.root
+    return str(root.absolute()) if root else ""

@@ -5,20 +5,21 @@ import math
 import os
 import signal
 import tempfile
-import threading
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import ray
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from simulations.for_a_while import environment, set_sigterm, sigterm, swapped, unwarned
 from simulations.interrupt import ended_with
+from simulations.placement import Machine, spot
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,6 +37,8 @@ VITAL = {"gcs_server": "head", "raylet": "raylet"}
 """Ray's processes without which nothing goes on, and what people call them."""
 STORE_BYTES = 2 * 1024**3
 """Largest size of the object store; it holds one copy of the weights and the replies not yet fetched, and spills to disk."""
+LOOK_S = 60.0
+"""Seconds for a node of a cluster to say which folders it sees."""
 HOME = Path(__file__).resolve().parent.parent
 """Where our packages are: on the workers' path, whatever the working directory."""
 
@@ -62,15 +65,15 @@ def cluster(address: str | None, cpus: int, gpus: bool, log: Path | None) -> Ite
         meant = signal.getsignal(signal.SIGTERM)
         try:
             with _silent_driver(log):
-                with _unwarned(), _sigterm(meant):
+                with unwarned(), sigterm(meant):
                     _join(address) if address else _start(folder, cpus, gpus)
                 yield
         finally:
             try:
-                with _unwarned():
+                with unwarned():
                     ray.shutdown()
             finally:  # an interrupt in there, say
-                _set_sigterm(meant)
+                set_sigterm(meant)
 
 
 def check_alive() -> None:
@@ -107,19 +110,54 @@ def worker_environment(cpus: float) -> dict[str, str]:
     }
 
 
-def room(sites: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
-    """(CPU cores, GPUs) that there are.
+def machines() -> list[Machine]:
+    """What each living machine has."""
+    nodes = [(node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [Machine(name, has.get("CPU", 0.0), int(has.get("GPU", 0))) for name, has in nodes]
+
+
+def room(sites: Mapping[str, tuple[float, float]]) -> None:
+    """See whether each of these (CPU cores, GPUs) fits on a machine.
 
     Raises:
         ValueError: one of the sites wants more for itself.
     """
-    there = ray.cluster_resources()
-    have = there.get("CPU", 0.0), there.get("GPU", 0.0)
+    there = machines()
     for name, wanted in sites.items():
-        for i, what in enumerate(("CPU cores", "GPUs")):
-            if wanted[i] > have[i]:
-                raise ValueError(f"the site {name!r} wants {wanted[i]:g} {what}, there are {have[i]:g}")
-    return have
+        if spot(wanted, there, ()):
+            continue
+        most_cpus, most_gpus = max(machine.cpus for machine in there), max(machine.gpus for machine in there)
+        for i, (what, most) in enumerate((("CPU cores", most_cpus), ("GPUs", most_gpus))):
+            if wanted[i] > most:
+                where = "" if len(there) == 1 else " at the node with the most"
+                raise ValueError(f"the site {name!r} wants {wanted[i]:g} {what}, there are {most:g}{where}")
+        raise ValueError(f"the site {name!r} wants {wanted[0]:g} CPU cores and {wanted[1]:g} GPUs: no node has both")
+
+
+def check_folders(wanted: Mapping[str, str]) -> None:
+    """See whether every machine that has cores sees these: {path: what it is, in words}.
+
+    Raises:
+        ValueError: one does not; the line names the first such node and path.
+    """
+
+    def missing(paths: list[str]) -> list[str]:  # not a module's function: a node without our code must be able to say so
+        import os
+
+        return [path for path in paths if not os.path.exists(path)]
+
+    named = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+    look = ray.remote(num_cpus=0, max_retries=0)(missing)
+    at = {machine.name: NodeAffinitySchedulingStrategy(machine.name, soft=False) for machine in machines() if machine.cpus}
+    asked = {name: look.options(scheduling_strategy=where).remote(list(wanted)) for name, where in at.items()}
+    for name, answer in asked.items():
+        try:
+            gone = ray.get(answer, timeout=LOOK_S)
+        except RayError as error:
+            raise ValueError(f"the node {named[name]} does not answer ({type(error).__name__})") from None
+        if gone:
+            why = "the nodes of a cluster must see code, data and runs under the same paths: a shared file system"
+            raise ValueError(f"the node {named[name]} has no {gone[0]} ({wanted[gone[0]]}); {why}")
 
 
 class Shelf:
@@ -142,8 +180,8 @@ def _start(folder: str, cpus: int, gpus: bool) -> None:
     # Ray asks three cloud providers' metadata addresses who they are, unless it finds this file at home (even with its
     # usage statistics off). So for the moment of starting, home is the folder of the session; actors get theirs back.
     (Path(folder) / "ray_bootstrap_config.yaml").write_text("{}")
-    alone = _swapped(ray_constants, "ENABLE_RAY_CLUSTER", False)  # read from the environment when ray was imported; see QUIET
-    with _environment({**QUIET, "HOME": folder}), alone:
+    alone = swapped(ray_constants, "ENABLE_RAY_CLUSTER", False)  # read from the environment when ray was imported; see QUIET
+    with environment({**QUIET, "HOME": folder}), alone:
         ray.init(
             "local",
             num_cpus=max(cpus, cores()),
@@ -158,7 +196,7 @@ def _start(folder: str, cpus: int, gpus: bool) -> None:
 
 
 def _join(address: str) -> None:
-    with _environment({"RAY_USAGE_STATS_ENABLED": "0"}):
+    with environment({"RAY_USAGE_STATS_ENABLED": "0"}):
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
@@ -170,14 +208,6 @@ def _short() -> str | None:
     return "/tmp" if os.path.isdir("/tmp") else None
 
 
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    """Ray leaves open files and processes to the garbage collector, which warns."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _silent_driver(log: Path | None) -> AbstractContextManager[None]:
     """What Ray says of dead actors goes to the log: `log_to_driver=False` leaves it on the screen (2.55)."""
 
@@ -186,46 +216,4 @@ def _silent_driver(log: Path | None) -> AbstractContextManager[None]:
             with open(log, "a") as file:
                 file.write("\n".join(map(str, data["lines"])) + "\n")
 
-    return _swapped(ray_worker, "print_to_stdstream", say)
-
-
-@contextmanager
-def _swapped(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextmanager
-def _sigterm(meant: Any) -> Iterator[None]:
-    """Ray's start makes SIGTERM a SystemExit of its own: while it starts that is made what the signal `meant`, and
-    afterwards the signal means it again. Where it meant sudden death Ray's way stays, for it stops Ray properly."""
-    try:
-        yield
-    except SystemExit:
-        if callable(meant):
-            meant(signal.SIGTERM, None)
-        raise
-    finally:
-        if meant is not signal.SIG_DFL:
-            _set_sigterm(meant)
-
-
-def _set_sigterm(handler: Any) -> None:
-    """None: a handler that is not Python's, which Python cannot set."""
-    if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    return swapped(ray_worker, "print_to_stdstream", say)

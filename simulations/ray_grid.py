@@ -13,7 +13,8 @@ from copy import copy
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from tempfile import NamedTemporaryFile
+from typing import Any, Literal, Self
 
 import ray
 from flwr.app import ArrayRecord, Error, Message, RecordDict
@@ -21,10 +22,14 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run  # internal, but a Grid cannot do without (1.41)
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from server.sites import AGAIN
-from simulations.ray_cluster import Shelf, check_alive, cluster, room, worker_environment
-from simulations.ray_pool import Job, Outcome, Pool, Size
+from simulations.gpu_shares import Shares
+from simulations.placement import Size
+from simulations.ray_cluster import HOME, Shelf, check_alive, check_folders, cluster, machines, room, worker_environment
+from simulations.ray_jobs import Job, Outcome
+from simulations.ray_pool import Pool
 from simulations.ray_worker import RUN, SERVER, Worker, identify
 
 CODES = {"unloadable": 1, "raised": 2, "late": 4, "lost": 5, "crashed": 8, "memory": 8}  # Flower's for each kind of problem
@@ -39,7 +44,10 @@ class Node:
     name: str
     config: dict[str, str | int | float | bool] = field(default_factory=dict)
     cpus: float = 1.0
-    gpus: float = 0.0
+    gpus: float | Literal["auto"] = 0.0
+    """auto: a share of one, as it turns out to need (simulations/gpu_shares.py)."""
+    data: str = ""
+    """The folder of its data, which every machine of a cluster must see."""
 
 
 class RayGrid(Grid):
@@ -55,9 +63,11 @@ class RayGrid(Grid):
             retried. Each time is news: an error message whose code is `AGAIN` higher.
         log: the file that gets what the actors and Ray print; None: nobody does.
         run_config: the app's `context.run_config`.
+        folder: the run's: it keeps what the sites' orders took of a GPU, and every machine of a cluster must see it.
 
     Raises:
-        ValueError: a name twice; on entry: a site wants more than the machine has, no cluster answers.
+        ValueError: a name twice; on entry: a site wants more than a machine has, no cluster answers, or one of its nodes does
+            not see a folder that it will need.
         RayStopped: while orders are sent and answers awaited: Ray itself is gone.
     """
 
@@ -72,12 +82,13 @@ class RayGrid(Grid):
         retries: int = 1,
         log: Path | None = None,
         run_config: dict[str, str | int | float | bool] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.nodes = dict(enumerate(nodes, SERVER + 1))
         names = [node.name for node in self.nodes.values()]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"the site {min(twice)!r} is there twice")
-        self.app, self.actors, self.address, self.log = app, actors, address, log
+        self.app, self.actors, self.address, self.log, self.folder = app, actors, address, log, folder
         self.deadline_s, self.retries, self.run_config = deadline_s, retries, run_config or {}
         self._run = Run.create_empty(RUN)
         self._ids = count(1)
@@ -86,13 +97,18 @@ class RayGrid(Grid):
         self._shelf = Shelf()
 
     def __enter__(self) -> Self:
-        sizes = {node.name: (node.cpus, node.gpus) for node in self.nodes.values()}
-        cpus = max((size[0] for size in sizes.values()), default=1.0) * (self.actors or 1)
+        nodes = self.nodes.values()
+        least = {node.name: (node.cpus, 0.0 if node.gpus == "auto" else node.gpus) for node in nodes}
+        cpus = max((size[0] for size in least.values()), default=1.0) * (self.actors or 1)
         with ExitStack() as stack:
-            stack.enter_context(cluster(self.address, math.ceil(cpus), any(size[1] for size in sizes.values()), self.log))
+            stack.enter_context(cluster(self.address, math.ceil(cpus), any(node.gpus for node in nodes), self.log))
             identify(self._run.run_id)
-            there = room(sizes)
-            self._pool = Pool(self._start, self.actors, there, self.deadline_s, self.retries, local=self.address is None)
+            room(least)
+            if self.address:
+                self._check_folders()
+            self._shares = self._open_shares()
+            facts: dict[str, Any] = {"local": self.address is None, "larger": self._larger}
+            self._pool = Pool(self._start, self.actors, self.deadline_s, self.retries, **facts)
             stack.callback(self._pool.close)
             self._stack = stack.pop_all()
         return self
@@ -163,14 +179,21 @@ class RayGrid(Grid):
             self._came.append(Outcome(Job(key, "", (0.0, 0.0), ()), None, ("lost", "there is no such node")))
             return key
         args = (light, {**node.config, "site-name": node.name}, list(heavy), *map(self._shelf.put, heavy.values()))
-        self._pool.submit(Job(key, node.name, (node.cpus, node.gpus), args))
+        task = message.metadata.message_type
+        gpus = self._shares.of(node.name, task) if node.gpus == "auto" else node.gpus
+        self._pool.submit(Job(key, node.name, (node.cpus, gpus), args, task))
         return key
 
     def _advance(self, timeout_s: float) -> None:
         for outcome in self._pool.advance(timeout_s):
             self._came.append(outcome)
+            job = outcome.job
+            if (
+                outcome.peak and not outcome.problem and job.site in self._shares.taken
+            ):  # what broke off took less than it needs
+                self._shares.learn(job.site, job.task, outcome.peak, job.size[1])
             if not outcome.again:
-                outcome.job.args = ()  # lets go of the references
+                job.args = ()  # lets go of the references
 
     def _answer(self, outcome: Outcome) -> Message:
         """News of an order, or its reply."""
@@ -186,12 +209,37 @@ class RayGrid(Grid):
                 problem = "lost", "the reply was lost with the machine that held it"
         return Message(Error(CODES[problem[0]], problem[1]), reply_to=order)
 
-    def _start(self, size: Size) -> Any:
-        """A new actor; Ray places it. `max_restarts` stays 0: replacing is the pool's business."""
-        environment = {"env_vars": worker_environment(size[0])}
+    def _start(self, size: Size, machine: str) -> Any:
+        """A new actor. `max_restarts` stays 0: replacing is the pool's business."""
         log = str(self.log.resolve()) if self.log else os.devnull
-        actor = ray.remote(Worker).options(num_cpus=size[0], num_gpus=size[1], runtime_env=environment)
+        options: dict[str, Any] = {"runtime_env": {"env_vars": worker_environment(size[0])}}
+        if self.address:  # soft: a machine that has just gone is not waited for
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(machine, soft=True)
+        actor = ray.remote(Worker).options(num_cpus=size[0], num_gpus=size[1], **options)
         return actor.remote(self.app, self.run_config, self._run.run_id, log)
+
+    def _open_shares(self) -> Shares:
+        there = machines()
+        most = min(self.actors or math.inf, sum(machine.cpus for machine in there))
+        open_ones = {node.name for node in self.nodes.values() if node.gpus == "auto"}
+        return Shares(open_ones, sum(machine.gpus for machine in there), max(1, int(most)), self.folder)
+
+    def _larger(self, job: Job) -> Size:
+        """The size with which a job is tried again whose memory ran out."""
+        if job.site not in self._shares.taken:
+            return job.size
+        self._shares.ran_out(job.site, job.size[1])
+        return job.size[0], max(job.size[1], self._shares.of(job.site, job.task))
+
+    def _check_folders(self) -> None:
+        """See that every machine of the cluster has our code and the data, and this very folder of the run."""
+        data = {node.data: f"the data of site {node.name!r}" for node in self.nodes.values() if node.data}
+        wanted = {str(HOME): "SiteStream's code", **data}
+        if self.folder is None:
+            return check_folders(wanted)
+        with NamedTemporaryFile(prefix=".seen-", dir=self.folder) as mark:  # another folder of the same name has it not
+            check_folders({**wanted, mark.name: "written just now into the run's folder"})
+        return None
 
 
 def _bytes(record: object) -> int:

@@ -1,25 +1,21 @@
 """Orders on sticky Ray actors: who works on what, and what happens when an actor dies or hangs. Knows nothing of Flower.
 
-An actor answers `ready()` with its process id, and `answer(short, *args)` with (content, problem): simulations/ray_worker.py.
-Ray stores the problem last: where it cannot store the content, it says so in both places.
+An actor answers `ready()` with its process id and spot, and `answer(short, site, *args)` with (content, what it says of it):
+simulations/ray_worker.py. Ray stores the latter last: where it cannot store the content, it says so in both places.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 
+from simulations.placement import Machine, Size, Spot, spot
 from simulations.processes import ends, is_there, kill_group, oom_kills
-from simulations.ray_cluster import RayStopped, check_alive
-
-Size = tuple[float, float]
-"""(CPU cores, GPUs) of an actor; sites of the same size share actors."""
-Problem = tuple[str, str]
-"""(raised | memory | crashed | late, reason)."""
+from simulations.ray_cluster import RayStopped, check_alive, machines
+from simulations.ray_jobs import Actor, Job, Outcome, Problem
 
 START_S = 300.0
 """Seconds for an actor to start and import the client app."""
@@ -27,61 +23,37 @@ GRACE_S = 0.5
 """Seconds for an actor to go when Ray asks it to."""
 STOP_S = 10.0
 """Seconds for a killed process to be gone."""
-
-
-@dataclass(eq=False)
-class Job:
-    """One order: the arguments of the actor's `answer`, object references among them."""
-
-    id: str
-    site: str
-    size: Size
-    args: tuple[Any, ...]
-    tries: int = 0
-    short: bool = False
-    """Whether memory ran out at the last try: the next is told, so that it makes do with less."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job: a reference to the reply's content, or a problem in words."""
-
-    job: Job
-    content: Any = None
-    problem: Problem | None = None
-    again: bool = False
-    """The job is in the queue again: news of it, not its end."""
-
-
-@dataclass(eq=False)
-class Actor:
-    """One process, at work on at most one job."""
-
-    handle: Any
-    size: Size
-    watch: Any
-    """What to wait for: its start, then the second half of its answer."""
-    since: float
-    pid: int | None = None
-    """None while it starts."""
-    site: str | None = None
-    """Whom it served last."""
-    job: Job | None = None
-    content: Any = None
-    kills: int = field(default_factory=oom_kills)
-    """The kernel's, for want of memory, when the present work began."""
+LOOK_S = 5.0
+"""Seconds after which a cluster's machines are looked at anew: some may have come, or gone."""
 
 
 class Pool:
-    """Actors up to `limit` and up to what the cluster has room for, started when work waits for them."""
+    """Actors up to `limit` and up to what the machines have room for, started when work waits for them.
+
+    Args:
+        start: a new actor of this size, on this machine if it is there.
+        limit: actors at most.
+        deadline_s: seconds over one order.
+        retries: how often an order is given again.
+        local: whether there is but this machine.
+        larger: the size that a job shall have whose memory ran out.
+    """
 
     def __init__(
-        self, start: Callable[[Size], Any], limit: int | None, room: Size, deadline_s: float, retries: int, *, local: bool
+        self,
+        start: Callable[[Size, str], Any],
+        limit: int | None,
+        deadline_s: float,
+        retries: int,
+        *,
+        local: bool,
+        larger: Callable[[Job], Size] = lambda job: job.size,
     ) -> None:
-        self.start, self.limit, self.room = start, limit, room
+        self.start, self.limit, self.larger = start, limit, larger
         self.deadline_s, self.retries, self.local = deadline_s, retries, local
         self.queue: list[Job] = []
         self.actors: list[Actor] = []
+        self._machines, self._looked = list[Machine](), 0.0
 
     def submit(self, job: Job) -> None:
         """Put a job into the queue; `advance` sets it going."""
@@ -144,9 +116,9 @@ class Pool:
         for job in self._runnable():
             starting = sum(1 for actor in self.actors if actor.pid is None and actor.size == job.size)
             waiting = sum(1 for other in self._runnable() if other.size == job.size)
-            if starting < waiting and self._make_room(job.size):
-                handle = self.start(job.size)
-                self.actors.append(Actor(handle, job.size, handle.ready.remote(), time.monotonic()))
+            if starting < waiting and (where := self._make_room(job.size)):
+                handle = self.start(job.size, where.machine)
+                self.actors.append(Actor(handle, job.size, handle.ready.remote(), time.monotonic(), where))
 
     def _runnable(self) -> Iterator[Job]:
         """Jobs that may start: the first of each site that is not at work, so that no two run on the same memory."""
@@ -156,50 +128,57 @@ class Pool:
                 busy.add(job.site)
                 yield job
 
-    def _make_room(self, size: Size) -> bool:
-        """Whether an actor may start; idle ones of another size are let go for it."""
-        idle = [actor for actor in self.actors if actor.pid and not actor.job and actor.size != size]
-        while not self._fits(size):
-            if not idle:
-                return False
-            actor = idle.pop()
-            self._kill(actor)
-            self.actors.remove(actor)
-        return True
+    def _make_room(self, size: Size) -> Spot | None:
+        """Where an actor may start; idle ones of another size are let go for it, one if that is enough."""
+        idle = [actor for actor in reversed(self.actors) if actor.pid and not actor.job and actor.size != size]
+        for going in ([], *([actor] for actor in idle), *(idle[:count] for count in range(2, len(idle) + 1))):
+            if where := self._spot(size, going):
+                for actor in going:
+                    self._kill(actor)
+                    self.actors.remove(actor)
+                return where
+        return None
 
-    def _fits(self, size: Size) -> bool:
-        if self.limit is not None and len(self.actors) >= self.limit:
-            return False
-        taken = [sum(actor.size[i] for actor in self.actors) for i in (0, 1)]
-        return all(taken[i] + size[i] <= self.room[i] + 1e-6 for i in (0, 1))
+    def _spot(self, size: Size, going: Sequence[Actor]) -> Spot | None:
+        """Where there would be room without these."""
+        staying = [actor for actor in self.actors if actor not in going]
+        if self.limit is not None and len(staying) >= self.limit:
+            return None
+        if not self._machines or (not self.local and time.monotonic() > self._looked + LOOK_S):
+            self._machines, self._looked = machines(), time.monotonic()
+        return spot(size, self._machines, [(actor.size, actor.spot) for actor in staying])
 
     def _give(self, actor: Actor, job: Job) -> None:
         self.queue.remove(job)
         job.tries += 1
         actor.job, actor.site, actor.since, actor.kills = job, job.site, time.monotonic(), oom_kills()
-        actor.content, actor.watch = actor.handle.answer.remote(job.short, *job.args)
+        actor.content, actor.watch = actor.handle.answer.remote(job.short, job.site, *job.args)
 
     def _collect(self, actor: Actor) -> list[Outcome]:
         """An actor has started, answered, or died."""
         job, content = actor.job, actor.content
+        problem: Problem | None
         try:
-            value = ray.get(actor.watch)
+            said = ray.get(actor.watch)
         except RayTaskError as error:  # it raised as it started, or Ray cannot send the reply, say
             kind = "memory" if isinstance(error.cause, MemoryError) else "raised"
-            value = kind, f"{type(error.cause).__name__}: {error.cause}"
+            problem, peak = (kind, f"{type(error.cause).__name__}: {error.cause}"), None
             if job is None:
-                return self._replace(actor, "crashed", value[1])
+                return self._replace(actor, "crashed", problem[1])
         except RayError as error:
             if isinstance(error, OutOfMemoryError) or (self.local and oom_kills() > actor.kills):
                 return self._replace(actor, "memory", "its process was killed: the machine was out of memory")
             return self._replace(actor, "crashed", "its process died (killed by a signal, or out of memory?)")
-        if job and value and value[0] == "memory":  # a fresh process begins with all of it
-            return self._replace(actor, *value)
+        else:
+            if job is None:
+                actor.pid, actor.spot = said
+                actor.watch = None
+                return []
+            problem, peak = said
+        if problem and problem[0] == "memory":  # a fresh process begins with all of it
+            return self._replace(actor, *problem)
         actor.watch = actor.job = actor.content = None
-        if job is None:
-            actor.pid = value
-            return []
-        return [Outcome(job, None if value else content, value)]
+        return [Outcome(job, None if problem else content, problem, peak=peak)]
 
     def _time_left(self, actor: Actor) -> float:
         return actor.since + self._patience(actor) - time.monotonic()
@@ -220,7 +199,8 @@ class Pool:
             job.tries += 1
             reason = f"its process did not start ({reason})"
         if gone and job.tries <= self.retries:
-            job.short = job.short or kind == "memory"
+            if kind == "memory":
+                job.short, job.size = True, self.larger(job)
             self.queue.insert(0, job)
             return [Outcome(job, None, (kind, f"{reason}; tried again"), again=True)]
         times = f", {job.tries} times" if job.tries > 1 else ""

@@ -1,6 +1,7 @@
 """The actor of simulations/ray_grid.py: a process of its own that calls the Flower ClientApp for one order after another."""
 
 import os
+import socket
 import sys
 import traceback
 from contextlib import suppress
@@ -11,7 +12,9 @@ import ray
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity  # internal: only Flower's runtimes can set an identity (1.41)
 
-from simulations.ray_pool import Problem
+from clients import peak
+from simulations.placement import Spot
+from simulations.ray_jobs import Problem, Said
 
 SERVER = RUN = 1
 """The server's node id, and Flower's run id; the sites are nodes 2, 3, ..."""
@@ -39,26 +42,37 @@ class Worker:
         self.name, self.run_config = app, run_config
         self.app: Any = None
         self.problem: Problem | None = None
+        self.site = ""
 
-    def ready(self) -> int:
-        """Import the app, which may take seconds; the process id."""
+    def ready(self) -> tuple[int, Spot]:
+        """Import the app, which may take seconds; the process id, and where it is."""
         module, _, attribute = self.name.partition(":")
         try:
             self.app = getattr(import_module(module), attribute)
         except Exception as error:
             self.problem = "unloadable", f"the client app {self.name} cannot be loaded: {_words(error)}"
-        return os.getpid()
+        place = ray.get_runtime_context()
+        return os.getpid(), Spot(place.get_node_id(), tuple(place.get_accelerator_ids().get("GPU", ())))
 
     @ray.method(num_returns=2)
     def answer(
-        self, short: bool, message: Message, config: dict[str, Any], names: list[str], *records: ArrayRecord
+        self, short: bool, site: str, message: Message, config: dict[str, Any], names: list[str], *records: ArrayRecord
+    ) -> tuple[RecordDict | None, Said]:
+        """Call the app. (content of the reply, (problem, memory that it took)); an exception does not end the process."""
+        peak.begin(anew=site != self.site)
+        self.site = site
+        content, problem = self._called(short, message, config, dict(zip(names, records, strict=True)))
+        return content, (problem, peak.taken())
+
+    def _called(
+        self, short: bool, message: Message, config: dict[str, Any], records: dict[str, ArrayRecord]
     ) -> tuple[RecordDict | None, Problem | None]:
-        """Call the app. (content of the reply, problem), one of them None; an exception does not end the process."""
-        if self.problem:
-            return None, self.problem
+        """(content of the reply, problem), one of them None."""
+        if problem := self.problem or _unreachable(config):
+            return None, problem
         if short:
             config = {**config, SHORT: True}
-        for name, record in zip(names, records, strict=True):
+        for name, record in records.items():
             message.content[name] = record
         told = message.metadata
         try:
@@ -68,6 +82,14 @@ class Worker:
         finally:
             sys.stdout.flush()
         return (None, ("raised", reply.error.reason or "")) if reply.has_error() else (reply.content, None)
+
+
+def _unreachable(config: dict[str, Any]) -> Problem | None:
+    """A node that has come to the cluster late must not begin a site anew in a folder of its own."""
+    folder = str(config.get("site-folder", ""))
+    if not folder or os.path.isdir(folder):
+        return None
+    return "raised", f"the node {socket.gethostname()} has no {folder}: the nodes of a cluster must see the run's folder"
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -50,18 +50,19 @@ def run_all(places: Sequence[Place], workers: int | None, log: Path, watch: Call
     """
     import ray
 
-    from simulations.ray_cluster import cluster, cores, room, worker_environment
+    from simulations.ray_cluster import cluster, cores, machines, room, worker_environment
 
-    work, gpus = Work(places), _most_gpus(places)
-    with cluster(None, workers or cores(), any(gpus.values()), log):
-        room({name: (1.0, most) for name, most in gpus.items()})  # Ray would wait for them for ever
+    work = Work(places)
+    with cluster(None, workers or cores(), any(_most_gpus(places, 1.0).values()), log):
+        auto = float(any(machine.gpus for machine in machines()))  # a run is one process: a GPU to itself, if there is one
+        room({name: (1.0, most) for name, most in _most_gpus(places, auto).items()})  # Ray would wait for them for ever
         do = ray.remote(max_calls=0, max_retries=0)(_do)
         queue, tasks = list(places), dict[Any, Place]()
         while queue or tasks:
             while queue and len(tasks) < (workers or cores()):
                 place = queue.pop(0)
                 work.before[place.folder] = work.running[place.folder] = rounds_done(place.folder)
-                need = max((site.gpus for site in place.run.sites.values()), default=0.0)
+                need = max(_most_gpus([place], auto).values(), default=0.0)
                 options = {"num_cpus": 1, "num_gpus": need, "runtime_env": {"env_vars": worker_environment(1)}}
                 tasks[do.options(**options).remote(str(place.folder))] = place
             ready, _ = ray.wait(list(tasks), timeout=LOOK_S)
@@ -82,12 +83,12 @@ def rounds_done(folder: Path) -> int:
     return 0
 
 
-def _most_gpus(places: Sequence[Place]) -> dict[str, float]:
-    """{site: the most that it wants in any of the runs}"""
+def _most_gpus(places: Sequence[Place], auto: float) -> dict[str, float]:
+    """{site: the most that it wants in any of the runs}, with so many for one that leaves it open."""
     found: dict[str, float] = {}
     for place in places:
         for name, site in place.run.sites.items():
-            found[name] = max(site.gpus, found.get(name, 0.0))
+            found[name] = max(auto if site.gpus == "auto" else site.gpus, found.get(name, 0.0))
     return found
 
 
