@@ -152,6 +152,9 @@ def do_study(args: argparse.Namespace) -> int:
 
 
 def _check_words(run: Run) -> None:
+    from clients.lean import import_lean
+
+    import_lean("monai.networks.nets")
     from simulations.plan import check_names
 
     check_names(run)

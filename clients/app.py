@@ -12,11 +12,15 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 import logging
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+
+from clients.lean import import_lean
+
+# The compiler and the inferers: else the first optimizer and the first evaluation import them, 2 s in a site's first round.
+import_lean("torch._dynamo", "monai.inferers")
 
 from clients.heap import keep_freed_memory
 from clients.work import Site
@@ -24,9 +28,6 @@ from configs.bundle import recipe_path
 from configs.load import load_run, load_site
 from configs.schema import Run
 from packing import pack_reply, unpack_order
-
-for module in ("torch._dynamo", "monai.inferers"):
-    import_module(module)  # else the first optimizer and the first evaluation do: 2 s in the middle of a site's first round
 
 keep_freed_memory()
 

@@ -115,7 +115,8 @@ def _write(state: Snapshot, draft: Path) -> None:
     store.save(state.samples, draft)
     for group, name in TENSORS.items():
         tensors = {key: np.asarray(tensor, order="C") for key, tensor in getattr(state, group).items()}
-        save_file(tensors, draft / f"{name}.safetensors")  # safetensors garbles what does not lie row by row (0.8)
+        if tensors:  # a file that is not there costs no wait for the disk; the seal says which ones there are
+            save_file(tensors, draft / f"{name}.safetensors")  # safetensors garbles what does not lie row by row (0.8)
     (draft / "state.json").write_text(json.dumps({key: getattr(state, key) for key in FACTS}))
 
 
@@ -123,7 +124,8 @@ def _read(place: Path) -> Snapshot:
     try:
         durable.check(place)
         facts = json.loads((place / "state.json").read_text())
-        tensors: dict[str, Any] = {group: load_file(place / f"{name}.safetensors") for group, name in TENSORS.items()}
+        files = {group: place / f"{name}.safetensors" for group, name in TENSORS.items()}
+        tensors: dict[str, Any] = {group: load_file(file) for group, file in files.items() if file.exists()}
         return Snapshot(samples=tuple(store.load(place)), **tensors, **{key: facts[key] for key in FACTS})
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if not durable.is_damage(error):

@@ -23,7 +23,8 @@ class Spool:
     def take(self, reply: Reply, weights: Weights) -> Reply:
         """Write the tensors down, the weights as they are after decompression; the reply comes back without them."""
         write_tensors(weights, self._path(reply.site, "weights"))
-        write_tensors(reply.extra, self._path(reply.site, "extra"))
+        if reply.extra:
+            write_tensors(reply.extra, self._path(reply.site, "extra"))
         self.bytes_up[reply.site] = size(reply.weights) + size(reply.extra)
         self._light[reply.site] = replace(reply, weights={}, extra={})
         return self._light[reply.site]
@@ -35,7 +36,8 @@ class Spool:
     def read(self, uniqueness: Mapping[str, float], rows: tuple[str, ...]) -> Iterator[Update]:
         """One update at a time, in site order: neither the order of arrival nor the number of sites matters to a merge."""
         for site, reply in sorted(self._light.items()):
-            weights, extra = (read_tensors(self._path(site, part)) for part in ("weights", "extra"))
+            weights, said = read_tensors(self._path(site, "weights")), self._path(site, "extra")
+            extra = read_tensors(said) if said.exists() else {}
             facts = (reply.draws, uniqueness.get(site, 1.0), frozenset(reply.classes), reply.round, rows)
             yield Update(site, weights, extra, *facts)
 

@@ -5,6 +5,7 @@ simulations/ray_worker.py. Ray stores the latter last: where it cannot store the
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -102,23 +103,32 @@ class Pool:
             self.actors.remove(actor)
 
     def _assign(self) -> None:
-        """Queued jobs to idle actors: first to those that served the site last, then to fresh ones, then to any."""
+        """Queued jobs to idle actors: first to those that served the site last, then to fresh ones, then to any.
+
+        One pass over the queue each: with a thousand sites this is done twice per reply.
+        """
         choices: list[Callable[[Actor, Job], bool]] = [
             lambda actor, job: actor.site == job.site,
             lambda actor, job: actor.site is None,
             lambda actor, job: True,
         ]
         for fits in choices:
+            if not any(actor.pid and not actor.job for actor in self.actors):
+                break
             for job in self._runnable():
                 idle = (a for a in self.actors if a.pid and not a.job and a.size == job.size and fits(a, job))
                 if actor := next(idle, None):
                     self._give(actor, job)
-        for job in self._runnable():
+        waiting, full = Counter(job.size for job in self._runnable()), set[Size]()
+        for job in self._runnable() if waiting else ():
+            if job.size in full:
+                continue
             starting = sum(1 for actor in self.actors if actor.pid is None and actor.size == job.size)
-            waiting = sum(1 for other in self._runnable() if other.size == job.size)
-            if starting < waiting and (where := self._make_room(job.size)):
+            if starting < waiting[job.size] and (where := self._make_room(job.size)):
                 handle = self.start(job.size, where.machine)
                 self.actors.append(Actor(handle, job.size, handle.ready.remote(), time.monotonic(), where))
+            else:
+                full.add(job.size)
 
     def _runnable(self) -> Iterator[Job]:
         """Jobs that may start: the first of each site that is not at work, so that no two run on the same memory."""

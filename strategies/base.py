@@ -127,7 +127,7 @@ def average(updates: Iterable[Update], weigh: Weigh) -> Weights:
             elif sums[name].shape != tensor.shape:
                 raise ValueError(f"site {update.site!r} sent {name} as {tensor.shape}, the others as {sums[name].shape}")
             counted = weight * _rows(update, name)
-            sums[name] += counted * tensor.astype(np.float64)
+            sums[name] += np.multiply(counted, tensor, dtype=np.float64)
             totals[name] = totals[name] + counted
     if not sums:
         raise ValueError("no update has any weight: nothing was trained on in this round")
@@ -146,5 +146,7 @@ def as_column(row_values: NDArray, dimensions: int) -> NDArray:
 
 
 def _mean(sum_: NDArray[np.float64], total: NDArray[np.float64], otherwise: NDArray) -> NDArray:
+    if not total.ndim:  # the whole tensor counts, and some update has weight
+        return np.asarray(np.divide(sum_, total, out=sum_).astype(otherwise.dtype))
     mean = sum_ / np.where(total > 0, total, 1.0)
     return np.where(total > 0, mean.astype(otherwise.dtype), otherwise)

@@ -15,7 +15,8 @@ from tests.site_orders import content, initial, order, remembered, rounds_kept, 
 
 
 def kept(cursor, served=1):
-    return Snapshot(cursor, served, (Sample(case="a", arrived=0),), {"w|step": np.float32([cursor])})
+    groups = dict.fromkeys(snapshot.TENSORS, {"w|step": np.float32([cursor])})
+    return Snapshot(cursor, served, (Sample(case="a", arrived=0),), **groups)
 
 
 def test_a_snapshot_comes_back_as_it_was(tmp_path):
@@ -75,6 +76,15 @@ def test_drafts_of_killed_processes_are_swept_and_never_read(tmp_path):
 
 
 # Damage -----
+
+
+def test_a_snapshot_writes_no_file_for_tensors_that_are_not_there(tmp_path):
+    commit(tmp_path, "r", 1, Snapshot(cursor=3, home={"head.bias": np.ones(2, np.float32)}), keep=2)
+    names = {path.name for path in (tmp_path / "r" / "000001").iterdir()}
+    assert names == {"home.safetensors", "memory.safetensors", "state.json", "SHA256SUMS"}
+    found = before(tmp_path, "r", 2)
+    assert (found.cursor, found.moments, found.objective, found.residue) == (3, {}, {}, {})
+    assert found.home["head.bias"].tolist() == [1.0, 1.0]
 
 
 FILES = ("SHA256SUMS", "memory.safetensors", "state.json", *(f"{name}.safetensors" for name in snapshot.TENSORS.values()))
