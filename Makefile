@@ -15,7 +15,7 @@ run: install ## four pretend hospitals arrive one after another: train, evaluate
 	$(BIN)/python run_sim.py run configs/quickstart.yaml
 
 test: install ## the tests; beside them those of a real deployment, which mostly wait
-	@log=$$(mktemp) && trap 'kill $$pid 2>/dev/null; rm -f $$log' EXIT; \
+	@export OMP_NUM_THREADS=1; log=$$(mktemp) && trap 'kill $$pid 2>/dev/null; rm -f $$log' EXIT; \
 	$(BIN)/python -m pytest -m deployed > $$log 2>&1 & pid=$$!; \
 	$(BIN)/python -m pytest -m "not deployed" --durations=20; code=$$?; \
 	wait $$pid || code=$$?; cat $$log; exit $$code
