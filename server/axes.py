@@ -14,6 +14,8 @@ from server.palette import SITE_COLOURS
 WIDTH = 10.1
 """Inches; the page is as wide, so type comes out at its own size."""
 GREY = "#666666"
+MOST_PANELS = 20
+"""Small charts in a figure: more are not looked at one by one, and their layout takes time with the square of their number."""
 
 
 def one_chart(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
@@ -38,8 +40,8 @@ def round_axis(axes: Axes, first: int, last: int) -> None:
 
 
 def site_panels(trains: Sequence[Row], across: int = 4) -> tuple[Figure, list[tuple[Axes, list[Row]]]]:
-    """One small chart per site, all with the same axes."""
-    sites = list(dict.fromkeys(row["site"] for row in trains))
+    """One small chart per site, all with the same axes; of more than MOST_PANELS sites some."""
+    sites = evenly(list(dict.fromkeys(row["site"] for row in trains)))
     down, across = -(-len(sites) // across), min(across, len(sites))
     figure = Figure(figsize=(WIDTH, 1.9 * down + 0.6), layout="constrained", facecolor="none")
     grid = figure.subplots(down, max(across, 2), sharex=True, sharey=True, squeeze=False).flat
@@ -53,6 +55,17 @@ def site_panels(trains: Sequence[Row], across: int = 4) -> tuple[Figure, list[tu
     for axes in list(figure.axes)[len(sites) :]:
         axes.set_visible(False)
     return figure, panels
+
+
+def evenly(sites: Sequence[str], most: int = MOST_PANELS) -> list[str]:
+    """At most so many of the sites, evenly from the first to the last.
+
+    >>> evenly(["a", "b", "c", "d", "e"], 3)
+    ['a', 'c', 'e']
+    """
+    if len(sites) <= most:
+        return list(sites)
+    return [sites[i * (len(sites) - 1) // (most - 1)] for i in range(most)]
 
 
 def shared_legend(figure: Figure, panels: Sequence[Axes], extra: Mapping[str, Artist] | None = None) -> Figure:

@@ -1,8 +1,9 @@
 """The report's section on memory: what is held, how much of it is unique, what was dropped and why, what it cost."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from server.axes import MOST_PANELS
 from server.digest import Digest, Row
 from server.diversity_section import diversity
 from server.evictions import KINDS, counts, nearest_id, reason
@@ -33,11 +34,13 @@ def composition(run: Digest) -> str:
         return ""
     shown = dict(list(tints.items())[: len(CLASS_COLOURS)])
     caption = "A sample that shows several classes counts for each. Black line: samples held. No bar: the site did not train."
+    caption += _some(trains)
     parts = ["<h3>By class</h3>", embed(memory_shares(trains, "memory_classes", shown), "Memory by class", caption)]
     origins = _origins(run)
     if len(origins) > 1:
         parts += ["<h3>By origin</h3>", embed(memory_shares(trains, "memory_domains", origins), "Memory by origin")]
     caption = "One point per sample held. An even spread keeps the past; a band along the upper edge forgets it."
+    caption += _some(trains)
     parts += ["<h3>By age</h3>", embed(memory_age(trains, site_colours(run)), "Stream position of the samples held", caption)]
     if run.uncertainty:
         caption = "As held now. Low, middle and high are thirds of what the sites that have not left hold."
@@ -105,7 +108,7 @@ def on_the_wire(run: Digest) -> str:
         share = f"{100 * sums['sketches'] / sent:.1f} %" if sent else "–"
         spent = [number(own[-1].get(key), 2) for key in ("epsilon", "epsilon_total")] if noisy else []
         rows.append([text(site), *map(size, sums.values()), size(sums["sketches"] / len(own)), share, *spent])
-    caption = "A logarithmic axis; sketches with their ids and mean."
+    caption = "A logarithmic axis; sketches with their ids and mean." + _some(run.trains)
     drawn = embed(traffic_over_rounds(run.trains), "Bytes on the wire per round and site", caption)
     note = "ε: what a site's sketches can give away of one case at most; weights and metrics carry no noise."
     note = f'<p class="soft">{note}</p>'
@@ -117,6 +120,14 @@ MEMORY: tuple[Callable[[Digest], str], ...] = (composition, diversity, uniquenes
 
 
 # Parts of parts -------------------------------------------------------------------------------------------------------
+
+
+def _some(trains: Sequence[Row]) -> str:
+    """Which sites a figure shows, where it does not show all."""
+    sites = dict.fromkeys(row["site"] for row in trains)
+    if len(sites) <= MOST_PANELS:
+        return ""
+    return f" {MOST_PANELS} of {len(sites)} sites, evenly from the first to the last; `run_sim.py memory` shows all."
 
 
 def _origins(run: Digest) -> Colours:

@@ -6,6 +6,7 @@ import re
 import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,8 +16,10 @@ import numpy as np
 import pytest
 
 from run_sim import main
+from server.axes import MOST_PANELS
 from server.digest import read_run
 from server.memory_figures import effective_samples, memory_age, memory_shares, traffic
+from server.memory_section import _some
 from server.metrics import ResultMatrix, final_metrics
 from server.page import duration, number, size
 from server.palette import CLASS_COLOURS, SITE_COLOURS, colours
@@ -271,6 +274,16 @@ def test_the_20_origins_most_often_held_are_shown_and_the_others_together(tmp_pa
     assert list(tints) == [f"scanner {i}" for i in range(many - shown, many)]
     (legend,) = memory_shares(trains, "memory_domains", tints).legends
     assert len(legend.get_texts()) == shown + 2  # others, and the line of the samples held
+
+
+def test_of_many_sites_some_are_drawn_evenly_and_the_caption_says_so() -> None:
+    """Of 41 sites, twenty charts: the first, the last, and every second or third between them."""
+    trains = [{"round": 1, "site": f"s{i}", "memory": 1, "memory_classes": {"x": 1}, "memory_arrived": [0]} for i in range(41)]
+    drawn = [axes.get_title(loc="left") for axes in memory_age(trains, {}).axes if axes.get_visible()]
+    assert (len(drawn), drawn[0], drawn[-1]) == (MOST_PANELS, "s0", "s40")
+    assert {int(b[1:]) - int(a[1:]) for a, b in pairwise(drawn)} <= {2, 3}
+    assert _some(trains) == " 20 of 41 sites, evenly from the first to the last; `run_sim.py memory` shows all."
+    assert _some(trains[:MOST_PANELS]) == ""
 
 
 def test_a_memory_chart_clips_no_bar() -> None:
