@@ -80,4 +80,10 @@ def _site(context: Context, recipe: Path) -> Site:
 
 @lru_cache(maxsize=256)
 def _open(name: str, folder: str, site_file: str, config: str) -> Site:
-    return make_site(name, Path(folder), Path(site_file) if site_file else None, load_run(Path(config)))
+    return make_site(name, Path(folder), Path(site_file) if site_file else None, _recipe(config))
+
+
+@lru_cache(maxsize=4)
+def _recipe(config: str) -> Run:
+    """Read once for all sites that a process serves: of a thousand sites the recipe is a long file."""
+    return load_run(Path(config))
