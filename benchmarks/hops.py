@@ -40,9 +40,7 @@ def hops(mb: int, repeats: int) -> None:
     from clients import model
     from packing import pack_order, pack_reply, pack_weights, unpack_order, unpack_reply
     from server.replies import why_too_large
-    from server.spool import Spool
     from server.updates import change, why_unfit
-    from strategies.base import State, average
     from wire import Order, Reply, size
 
     args = {"channels": CHANNELS[mb], "strides": [2, 2, 2], "num_res_units": 0}
@@ -72,6 +70,15 @@ def hops(mb: int, repeats: int) -> None:
     came = tell("unpack the reply", lambda: unpack_reply(back), lambda got: size(got.weights))
     tell("check it", lambda: (why_unfit(came.weights, weights, roles, 2), why_too_large(came.weights)), lambda _: whole)
     tell("measure the update", lambda: change(came.weights, weights), lambda _: whole)
+    merged(came, whole, tell)
+
+
+def merged(came: Any, whole: int, tell: Callable[..., Any]) -> None:
+    """The last hops: to the server's disk, from there, and into the mean."""
+    from server.spool import Spool
+    from strategies.base import State, average
+    from wire import size
+
     with tempfile.TemporaryDirectory(prefix="sitestream-hops-") as place:
         spool = Spool(Path(place))
         tell("spool it to the disk", lambda: spool.take(came, came.weights), lambda _: whole)

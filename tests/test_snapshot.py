@@ -15,7 +15,7 @@ from tests.site_orders import content, initial, order, remembered, rounds_kept, 
 
 
 def kept(cursor, served=1):
-    groups = dict.fromkeys(snapshot.TENSORS, {"w|step": np.float32([cursor])})
+    groups = {group: {"w|step": np.float32([cursor])} for group in snapshot.TENSORS}
     return Snapshot(cursor, served, (Sample(case="a", arrived=0),), **groups)
 
 

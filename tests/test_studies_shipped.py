@@ -42,7 +42,7 @@ def test_every_study_loads_and_all_its_names_are_right(path):
 def test_every_config_of_the_folder_loads():
     for path in sorted((HOME / "configs").glob("*.yaml")):
         if path.stem != "strategies":  # presets, no runs
-            load_run(path)
+            assert load_run(path).name, path.name
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=named)
