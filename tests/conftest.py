@@ -1,5 +1,6 @@
 """What the tests share: a cache of their own, one thread, a tiny pretend hospital, and the real data where they are."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -23,7 +24,9 @@ def session_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SITESTREAM_CACHE", str(tmp_path_factory.mktemp("cache")))
         torch.set_num_threads(1)
+        gc.freeze()  # Flower collects garbage at every conversion: .2 s each time with all that the tests have imported
         yield
+        gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
